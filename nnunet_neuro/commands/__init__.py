@@ -1,0 +1,1 @@
+"""The `nnneuro_*` commands: parse, then call one function of the library."""

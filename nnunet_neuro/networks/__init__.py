@@ -1,0 +1,1 @@
+"""Network architectures with nnU-Net's constructor signature, importable by dotted path from a plans file."""

@@ -1,0 +1,1 @@
+"""Trainers for nnU-Net: one file per trainer, named as its class."""
