@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,15 @@ def open_volume(path: str | Path) -> Volume:
         return _open_image(path)
     raise ValueError(f"{path} is not a volume this program reads; expected one of "
                      f"{', '.join((*TIFF_SUFFIXES, *NIFTI_SUFFIXES, *IMAGE_SUFFIXES))} or a folder of slice TIFFs")
+
+
+def empty_label(image: Volume) -> Volume:
+    """A label volume of zeros (uint8) for an image that shows nothing of the structure; its file is the image's."""
+    return replace(image, dtype=np.dtype(np.uint8), reader=partial(_zeros, image.shape))
+
+
+def _zeros(shape: tuple[int, ...], path: Path) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
 
 
 def strip_suffix(path: Path) -> str:

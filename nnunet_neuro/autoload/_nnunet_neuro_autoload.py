@@ -6,12 +6,9 @@ pays one entry in sys.meta_path. nnU-Net 2.8.1 looks every trainer, planner, pre
 Whatever goes wrong in the plugin becomes a warning, and nnU-Net's own search goes on. `NNNEURO_AUTOLOAD=0` switches the hook off.
 """
 
-import functools
-import importlib.abc
-import importlib.util
+# only what every interpreter has loaded before it reads .pth files; importlib.util alone would cost 20 ms at each start
 import os
 import sys
-import warnings
 
 SEARCH_MODULE = "nnunetv2.utilities.find_class_by_name"
 SEARCH_FUNCTION = "recursive_find_python_class"
@@ -32,7 +29,7 @@ def install():
         _warn(error)
 
 
-class _SearchModuleFinder(importlib.abc.MetaPathFinder):
+class _SearchModuleFinder:
     """Wraps the loader of nnU-Net's search module and takes itself out of sys.meta_path."""
 
     def find_spec(self, fullname, path=None, target=None):
@@ -40,6 +37,8 @@ class _SearchModuleFinder(importlib.abc.MetaPathFinder):
             return None
         if self in sys.meta_path:
             sys.meta_path.remove(self)
+        import importlib.util
+
         # through the public entry, so that hooks of other plugins on the same module still get their turn
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
@@ -50,7 +49,6 @@ class _SearchModuleFinder(importlib.abc.MetaPathFinder):
 def _wrap_loader(loader):
     exec_module = loader.exec_module
 
-    @functools.wraps(exec_module)
     def exec_and_wrap(module):
         exec_module(module)
         try:
@@ -69,11 +67,13 @@ def _wrap_search(module):
     if getattr(search, "nnunet_neuro", False):
         return
 
-    @functools.wraps(search)
     def search_plugin_first(*args, **kwargs):
         found = _find_in_plugin(args, kwargs)
         return search(*args, **kwargs) if found is None else found
 
+    search_plugin_first.__name__ = search_plugin_first.__qualname__ = SEARCH_FUNCTION
+    search_plugin_first.__doc__ = search.__doc__
+    search_plugin_first.__wrapped__ = search
     search_plugin_first.nnunet_neuro = True
     setattr(module, SEARCH_FUNCTION, search_plugin_first)
     # modules that were imported before the hook hold the function under their own name
@@ -99,5 +99,7 @@ def _find_in_plugin(args, kwargs):
 
 
 def _warn(reason):
+    import warnings
+
     warnings.warn(f"nnunet_neuro is not available to nnU-Net: {reason!r}; nnU-Net goes on without it "
                   f"(run nnneuro_doctor, or set {SWITCH}=0 to silence this)", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,499 @@
+"""nnU-Net raw datasets: the only writer of their files, their `dataset.json` and their folds.
+
+A run checks the headers of all cases first, then writes case by case: files appear under their final names when complete, then a
+record of the case, and `dataset.json` last of all. Without `dataset.json` nnU-Net refuses the folder, so an interrupted conversion
+never looks whole, and the next run writes only cases without a valid record.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_neuro.raw_formats import FORMATS, smallest_label_dtype, write_json
+from nnunet_neuro.splits import fixed_split, grouped_folds
+from nnunet_neuro.volumes import Volume
+
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+IGNORE = "ignore"
+_PARTS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a dataset, still on the user's disk.
+
+    Attributes:
+        identifier: file name in the dataset, letters, digits, `-` and `_`; the same for the same source in every run.
+        channels: one volume per channel, all of one shape (z, y, x), or (y, x) for PNG.
+        label: label volume of the same shape; None only where split is "test".
+        spacing: voxel size in the order of the axes, micrometres for microscopy, millimetres for MRI.
+        group: cases of one group show the same tissue and stay in one fold.
+        split: "train", "val" (the source fixes it) or "test" (imagesTs, with its label in labelsTs).
+        label_values: value in the label file -> value in the dataset; None keeps the values. A value without an entry is an error.
+        notes: further facts for the provenance block.
+    """
+
+    identifier: str
+    channels: tuple[Volume, ...]
+    label: Volume | None
+    spacing: tuple[float, ...]
+    group: str
+    split: str = "train"
+    label_values: Mapping[int, int] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is true of a dataset as a whole.
+
+    Attributes:
+        name: the part after `DatasetXXX_`.
+        channel_names: nnU-Net picks the normalisation by name (`ct`, `nonorm`, `zscore`, `rescale_to_0_1`; else z-score).
+        labels: class name -> value; background 0, consecutive; a class `ignore` must have the highest value.
+        file_ending: a key of raw_formats.FORMATS.
+        licence: of the source data.
+        reference: citation or address of the source data.
+        converter: word after `nnneuro_convert`.
+        settings: every option that shapes the files; another value is another dataset.
+        sources: folders or addresses given by the user.
+    """
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: Mapping[str, int]
+    file_ending: str
+    licence: str
+    reference: str
+    converter: str
+    settings: Mapping[str, Any]
+    sources: tuple[str, ...]
+
+
+def write_raw_dataset(
+    cases: Callable[[], Iterable[Case]],
+    info: DatasetInfo,
+    *,
+    dataset_id: int,
+    raw_folder: str | Path,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write, complete or refresh `DatasetXXX_Name` below `raw_folder`.
+
+    Args:
+        cases: gives the cases; called twice (headers, then voxels), so that a bad header is found before anything is written and
+            no list of cases is held.
+        info: what is true of all of them.
+        dataset_id: 1 to 999.
+        raw_folder: nnU-Net's nnUNet_raw.
+        workers: processes that read and write; each holds one case in memory.
+        overwrite: replace a dataset that was made with other settings, or by hand, and drop cases that the source has no more.
+        progress: show progress bars on stderr.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        ValueError: a case or the dataset's description is not consistent.
+        FileExistsError: the id or the folder belongs to something else.
+        OSError: no space, or a worker died.
+        KeyboardInterrupt: interrupted; what is complete is kept.
+    """
+    _check_info(info, dataset_id)
+    folder = Path(raw_folder) / f"Dataset{dataset_id:03d}_{info.name}"
+    _check_id_is_free(dataset_id, folder)
+    split_of, group_of = _check_headers(cases, info, progress)
+    _prepare_folder(folder, info, overwrite)
+    _write_cases(cases, info, folder, len(split_of), workers, progress)
+    _drop_stale_cases(folder, split_of.keys(), overwrite)
+    _write_description(folder, info, split_of, group_of)
+    shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
+    return folder
+
+
+def raw_folder_from_environment() -> Path:
+    """nnU-Net's raw folder.
+
+    Raises:
+        ValueError: nnUNet_raw is not set.
+    """
+    value = os.environ.get("nnUNet_raw")
+    if not value:
+        raise ValueError("nnUNet_raw is not set; set nnU-Net's three folders first, for example "
+                         "export nnUNet_raw=$PWD/raw nnUNet_preprocessed=$PWD/preprocessed nnUNet_results=$PWD/results")
+    return Path(value)
+
+
+# --- checks before anything is written ---------------------------------------------------------------------------------------------
+
+
+def _check_info(info: DatasetInfo, dataset_id: int) -> None:
+    if not 1 <= dataset_id <= 999:
+        raise ValueError(f"dataset id {dataset_id} is not possible; nnU-Net takes 1 to 999")
+    if not re.fullmatch(r"[A-Za-z0-9]+(_?[A-Za-z0-9]+)*", info.name):
+        raise ValueError(f"dataset name {info.name!r} is not possible; use letters, digits and single underscores")
+    if info.file_ending not in FORMATS:
+        raise ValueError(f"file ending {info.file_ending!r} is unknown; choose one of {', '.join(FORMATS)}")
+    values = list(info.labels.values())
+    if sorted(values) != list(range(len(values))) or info.labels.get("background") != 0:
+        raise ValueError(f"labels {dict(info.labels)} do not run from background=0 without gaps")
+    if IGNORE in info.labels and info.labels[IGNORE] != max(values):
+        raise ValueError(f"labels {dict(info.labels)}: nnU-Net wants the ignore label to have the highest value")
+
+
+def _check_id_is_free(dataset_id: int, folder: Path) -> None:
+    places = {folder.parent, *(Path(os.environ[name]) for name in NNUNET_FOLDERS if os.environ.get(name))}
+    for place in places:
+        for other in sorted(place.glob(f"Dataset{dataset_id:03d}_*")) if place.is_dir() else ():
+            if other.name != folder.name:
+                raise FileExistsError(f"id {dataset_id} is taken by {other}, wanted for {folder.name}; choose another id with -d")
+
+
+def _check_headers(cases: Callable, info: DatasetInfo, progress: bool) -> tuple[dict[str, str], dict[str, str]]:
+    split_of: dict[str, str] = {}
+    group_of: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    for case in _bar(cases(), "checking headers", progress):
+        _check_case(case, info)
+        other = spelled.setdefault(case.identifier.casefold(), case.identifier)
+        if case.identifier in split_of or other != case.identifier:
+            raise ValueError(f"two cases are called {case.identifier} (the second from {case.channels[0].path}); identifiers must be "
+                             "unique, whatever their case: rename one source")
+        split_of[case.identifier], group_of[case.identifier] = case.split, case.group
+    if not any(split != "test" for split in split_of.values()):
+        raise ValueError(f"found no training case in {', '.join(info.sources)}; expected at least one")
+    return split_of, group_of
+
+
+def _check_case(case: Case, info: DatasetInfo) -> None:
+    image = case.channels[0]
+    expected = FORMATS[info.file_ending]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", case.identifier):
+        raise ValueError(f"case name {case.identifier!r} (from {image.path}) is not possible; use letters, digits, - and _")
+    if case.split not in _PARTS:
+        raise ValueError(f"case {case.identifier} has split {case.split!r}; choose one of {', '.join(_PARTS)}")
+    if len(case.channels) != len(info.channel_names):
+        raise ValueError(f"case {case.identifier} has {len(case.channels)} channels, expected {len(info.channel_names)} "
+                         f"({', '.join(info.channel_names)})")
+    if len(image.shape) != expected.dimensions:
+        raise ValueError(f"{image.path} has shape {image.shape}; {info.file_ending} datasets take {expected.dimensions} axes")
+    for volume in case.channels:
+        if volume.dtype.kind not in expected.image_dtypes:
+            raise ValueError(f"{volume.path} holds {volume.dtype} voxels; {info.file_ending} images take "
+                             f"kinds {', '.join(expected.image_dtypes)} (u unsigned, i signed, f float): convert it first")
+    if case.label is None and case.split != "test":
+        raise ValueError(f"case {case.identifier} (from {image.path}) has no label; only test cases may lack one")
+    if case.label is not None and case.label.dtype.kind not in "uib":
+        raise ValueError(f"label {case.label.path} holds {case.label.dtype} voxels; expected integers: save it as uint8 or uint16")
+    for other in (*case.channels[1:], *([case.label] if case.label is not None else [])):
+        if other.shape != image.shape:
+            raise ValueError(f"{other.path} has shape {other.shape}, but its image {image.path} has {image.shape}; "
+                             "they must be cut from the same place")
+        if other.spacing and image.spacing and not np.allclose(other.spacing, image.spacing, rtol=1e-3):
+            raise ValueError(f"{other.path} has voxel size {other.spacing}, but its image {image.path} has {image.spacing}; "
+                             "correct the metadata of one of them")
+    if len(case.spacing) != len(image.shape) or not all(np.isfinite(size) and size > 0 for size in case.spacing):
+        raise ValueError(f"voxel size {case.spacing} of {image.path} is not {len(image.shape)} positive numbers")
+
+
+# --- the folder --------------------------------------------------------------------------------------------------------------------
+
+
+def _identity_of(info: DatasetInfo) -> dict[str, Any]:
+    # through JSON, so that a tuple equals the list that was read back
+    return json.loads(json.dumps({"converter": info.converter, "settings": dict(info.settings), "sources": list(info.sources),
+                                  "labels": dict(info.labels), "channel_names": list(info.channel_names),
+                                  "file_ending": info.file_ending}))
+
+
+def _prepare_folder(folder: Path, info: DatasetInfo, overwrite: bool) -> None:
+    identity_file = folder / "provenance" / "identity.json"
+    identity = _identity_of(info)
+    if folder.exists() and any(folder.iterdir()):
+        found = json.loads(identity_file.read_text()) if identity_file.is_file() else None
+        if found != identity:
+            if not overwrite:
+                raise FileExistsError(f"{folder} exists and was {_difference(found, identity)}; choose another id with -d, or replace "
+                                      "it with --overwrite")
+            for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "provenance"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for name in ("dataset.json", "splits_final.json"):
+                (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
+    for name in ("imagesTr", "labelsTr", "provenance/cases", "provenance/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(identity_file, identity)
+
+
+def _difference(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
+    if found is None:
+        return "not made by nnneuro_convert"
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            if isinstance(value, dict) and isinstance(found.get(key), dict):
+                inner = next(k for k in {**found[key], **value} if found[key].get(k) != value.get(k))
+                return f"made with {inner}={found[key].get(inner)!r}, now asked for {inner}={value.get(inner)!r}"
+            return f"made with {key}={found.get(key)!r}, now asked for {key}={value!r}"
+    return "made by another version"
+
+
+def _drop_stale_cases(folder: Path, identifiers: Iterable[str], overwrite: bool) -> None:
+    present = set(identifiers)
+    for record_file in sorted((folder / "provenance" / "cases").glob("*.json")):
+        if record_file.stem in present:
+            continue
+        if not overwrite:
+            (folder / "dataset.json").unlink(missing_ok=True)
+            raise FileExistsError(f"case {record_file.stem} in {folder} has no source any more; put its files back, or drop it with "
+                                  "--overwrite")
+        for output in json.loads(record_file.read_text())["outputs"]:
+            (folder / output).unlink(missing_ok=True)
+        record_file.unlink()
+
+
+def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str], group_of: dict[str, str]) -> None:
+    from nnunet_neuro import __version__
+
+    training = {identifier: group for identifier, group in group_of.items() if split_of[identifier] != "test"}
+    fixed = any(split == "val" for split in split_of.values())
+    folds = fixed_split({i: split_of[i] for i in training}, training) if fixed else grouped_folds(training)
+    splits_file = folder / "splits_final.json"
+    if folds:
+        write_json(splits_file, folds)
+    else:
+        splits_file.unlink(missing_ok=True)
+    _warn_of_folds(folder, folds)
+    records = {record.stem: json.loads(record.read_text()) for record in sorted((folder / "provenance" / "cases").glob("*.json"))}
+    for record in records.values():
+        record["sources"] = [{k: v for k, v in source.items() if k != "mtime_ns"} for source in record["sources"]]
+        del record["outputs"]
+    content = {
+        "channel_names": {str(i): name for i, name in enumerate(info.channel_names)},
+        "labels": dict(info.labels),
+        "numTraining": len(training),
+        "file_ending": info.file_ending,
+        "overwrite_image_reader_writer": FORMATS[info.file_ending].reader,
+        "name": folder.name,
+        "licence": info.licence,
+        "reference": info.reference,
+        "provenance": {"program": "nnunet_neuro", "version": __version__, "converter": info.converter, "sources": list(info.sources),
+                       "settings": dict(info.settings), "cases": records},
+    }
+    write_json(folder / "dataset.json", content)
+
+
+def _warn_of_folds(folder: Path, folds: list) -> None:
+    import sys
+
+    if not folds:
+        print(f"warning: all cases of {folder.name} are of one group, so no fold could be validated on other tissue; train with fold "
+              "`all`", file=sys.stderr)
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    copied = Path(preprocessed) / folder.name / "splits_final.json" if preprocessed else None
+    if copied and copied.is_file() and json.loads(copied.read_text())[: len(folds)] != folds:
+        print(f"warning: {copied} was made from other cases; nnU-Net stops at the difference: delete that folder and plan again",
+              file=sys.stderr)
+
+
+# --- the cases ---------------------------------------------------------------------------------------------------------------------
+
+
+def _write_cases(cases: Callable, info: DatasetInfo, folder: Path, total: int, workers: int, progress: bool) -> None:
+    done: list[str] = []
+    bar = _bar(None, "writing cases", progress, total)
+    try:
+        for identifier, state in _results(cases, info, folder, workers):
+            done.append(identifier)
+            bar.set_postfix_str(f"{identifier} {state}", refresh=False)
+            bar.update()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted after {len(done)} of {total} cases; {folder} is not complete (it has no dataset.json): "
+                                "run the same command again to continue") from None
+    except BrokenProcessPool as error:
+        raise OSError(f"a worker died after {len(done)} of {total} cases, perhaps for want of memory; run the same command again with "
+                      "--workers 1 to continue") from error
+    finally:
+        bar.close()
+
+
+def _results(cases: Callable, info: DatasetInfo, folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+    if workers <= 1:
+        for case in cases():
+            yield write_case(case, info, folder)
+        return
+    pool = ProcessPoolExecutor(workers)
+    pending: set[Future] = set()
+    try:
+        for case in cases():
+            pending.add(pool.submit(write_case, case, info, folder))
+            if len(pending) >= 2 * workers:  # bounded, so that a million cases never wait in memory
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in finished)
+        for future in pending:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
+    """Write the files of one case, then its record; do nothing where the record says that they are already there.
+
+    Returns:
+        The identifier with "written" or "unchanged".
+    """
+    record_file = folder / "provenance" / "cases" / f"{case.identifier}.json"
+    known = json.loads(record_file.read_text()) if record_file.is_file() else None
+    sources = _hash_sources(case, known)
+    facts = {
+        "group": case.group,
+        "split": case.split,
+        "shape": list(case.channels[0].shape),
+        "spacing": [float(size) for size in case.spacing],
+        "label_values": {str(k): v for k, v in case.label_values.items()} if case.label_values is not None else None,
+        **json.loads(json.dumps(dict(case.notes))),
+    }
+    if known is not None and _same(known, sources, facts) and _outputs_are_there(folder, known):
+        return case.identifier, "unchanged"
+
+    (folder / "dataset.json").unlink(missing_ok=True)  # until everything is written again
+    record_file.unlink(missing_ok=True)
+    label, voxels_of = _read_label(case, info)
+    outputs = _write_files(case, info, folder, label)
+    record = {"sources": sources, **facts, "label_voxels": voxels_of, "outputs": outputs}
+    write_json(record_file, record)
+    return case.identifier, "written"
+
+
+def _same(known: Mapping[str, Any], sources: list[dict], facts: Mapping[str, Any]) -> bool:
+    content = [(source["path"], source["sha256"]) for source in sources]
+    return content == [(s["path"], s["sha256"]) for s in known["sources"]] and all(known.get(k) == v for k, v in facts.items())
+
+
+def _outputs_are_there(folder: Path, known: Mapping[str, Any]) -> bool:
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in known["outputs"].items())
+
+
+def _hash_sources(case: Case, known: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    files = [path for volume in (*case.channels, case.label) if volume is not None for path in volume.files()]
+    before = {source["path"]: source for source in known["sources"]} if known else {}
+    sources = []
+    for path in dict.fromkeys(files):
+        state = path.stat()
+        source = before.get(str(path), {})
+        if (source.get("bytes"), source.get("mtime_ns")) != (state.st_size, state.st_mtime_ns):
+            with path.open("rb") as stream:
+                digest = _sha256(stream)
+            source = {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
+        sources.append(source)
+    return sources
+
+
+def _sha256(stream) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_label(case: Case, info: DatasetInfo) -> tuple[np.ndarray | None, dict[str, int]]:
+    """The label in the dataset's values and smallest type, with the number of voxels of each class."""
+    if case.label is None:
+        return None, {}
+    label = case.label.read()
+    found, counts = _count_values(label)
+    known = set(case.label_values) if case.label_values is not None else set(info.labels.values())
+    unknown = [value for value in found if value not in known]
+    if unknown:
+        meant = f"a value of {sorted(known)}" if case.label_values is not None else f"one of {dict(info.labels)}"
+        raise ValueError(f"label {case.label.path} holds the value {unknown[0]} ({counts[found.index(unknown[0])]} voxels), expected "
+                         f"{meant}; choose another variant (nnneuro_convert {info.converter} --help) or correct the label")
+    values = case.label_values if case.label_values is not None else {value: value for value in found}
+    dtype = smallest_label_dtype(max(info.labels.values()))
+    voxels_of = dict.fromkeys(info.labels, 0)
+    name_of = {value: name for name, value in info.labels.items()}
+    for value, count in zip(found, counts, strict=True):
+        voxels_of[name_of[values[value]]] += count
+    if all(values[value] == value for value in found):
+        return label.astype(dtype, copy=False), voxels_of
+    mapped = np.empty(label.shape, dtype)
+    for value in found:
+        mapped[label == value] = values[value]
+    return mapped, voxels_of
+
+
+def _count_values(label: np.ndarray) -> tuple[list[int], list[int]]:
+    if label.dtype.itemsize == 1 and label.dtype.kind != "i":
+        counts = np.bincount(label.ravel().view(np.uint8), minlength=256)
+        found = np.flatnonzero(counts)
+        return found.tolist(), counts[found].tolist()
+    found, counts = np.unique(label, return_counts=True)
+    return [int(value) for value in found], counts.tolist()
+
+
+def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray | None) -> dict[str, int]:
+    form = FORMATS[info.file_ending]
+    images, labels = _PARTS[case.split]
+    outputs: dict[str, int] = {}
+
+    def write(name: str, array: np.ndarray, affine: np.ndarray | None) -> None:
+        outputs[name] = _write_complete(folder, name, array, lambda path: form.write(path, array, case.spacing, affine))
+
+    for number, volume in enumerate(case.channels):
+        image = volume.read()
+        if image.dtype.kind == "f":
+            if not np.isfinite(image).all():
+                raise ValueError(f"{volume.path} holds NaN or infinite voxels; nnU-Net cannot normalise them: replace them first")
+            image = image.astype(np.float32, copy=False)
+        write(f"{images}/{case.identifier}_{number:04d}{info.file_ending}", image, volume.affine)
+    if label is not None:
+        write(f"{labels}/{case.identifier}{info.file_ending}", label, case.channels[0].affine)
+    if form.sidecar:
+        for part in (images, labels) if label is not None else (images,):
+            sidecar = folder / part / f"{case.identifier}.json"
+            write_json(sidecar, {"spacing": [float(size) for size in case.spacing]})
+            outputs[f"{part}/{case.identifier}.json"] = sidecar.stat().st_size
+    return outputs
+
+
+def _write_complete(folder: Path, name: str, array: np.ndarray, write: Callable[[Path], None]) -> int:
+    """Write to a partial name, rename when complete; gives the size in bytes."""
+    final = folder / name
+    partial = folder / "provenance" / "partial" / final.name.replace(".", f"-{os.getpid()}.", 1)
+    final.parent.mkdir(exist_ok=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(partial.parent).free
+    try:
+        if free < array.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(partial)
+        size = partial.stat().st_size
+        partial.replace(final)
+        return size
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"no space left for {final}: it needs up to {array.nbytes} bytes, {free} were free; make room and run the "
+                          "same command again to continue") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bar(iterable, title: str, progress: bool, total: int | None = None):
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=title, total=total, unit="case", disable=not progress, leave=False)

@@ -1,0 +1,82 @@
+"""One image or label file in each format that nnU-Net's own readers take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """A file ending with the nnU-Net reader for it.
+
+    Attributes:
+        reader: name of nnU-Net's reader/writer; always written into dataset.json, because the automatic choice takes a TIFF of shape
+            (z, y, 3) for a colour image.
+        image_dtypes: kinds (numpy `dtype.kind`) and the widest item size that images may have.
+        write: (path, array, spacing, affine) -> None.
+        sidecar: whether the voxel size stands in a `.json` beside the file.
+        dimensions: number of axes of an image.
+    """
+
+    reader: str
+    image_dtypes: str
+    write: Callable[[Path, np.ndarray, tuple[float, ...], np.ndarray | None], None]
+    sidecar: bool
+    dimensions: int
+
+
+def write_tiff(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
+    """Multi-page TIFF, one deflate-compressed page per plane; the voxel size goes to the sidecar."""
+    import tifffile
+
+    tifffile.imwrite(path, array, photometric="minisblack", compression="zlib", metadata={"axes": "ZYX"})
+
+
+def write_nifti(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
+    """NIfTI through SimpleITK with the affine (RAS, as nibabel gives it) kept."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array)
+    if affine is None:
+        image.SetSpacing([float(size) for size in spacing[::-1]])
+    else:
+        to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=float)
+        sizes = np.linalg.norm(to_lps[:3, :3], axis=0)
+        directions = to_lps[:3, :3] / sizes
+        if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
+            raise ValueError("the affine is sheared, and ITK keeps only rotations: resample the volume to orthogonal axes first")
+        image.SetSpacing(sizes.tolist())
+        image.SetOrigin(to_lps[:3, 3].tolist())
+        image.SetDirection(directions.ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def write_png(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
+    """Grey PNG of 8 or 16 bits."""
+    from skimage import io
+
+    io.imsave(path, array, check_contrast=False)
+
+
+FORMATS = {
+    ".tif": RawFormat("Tiff3DIO", "uif", write_tiff, sidecar=True, dimensions=3),
+    ".nii.gz": RawFormat("SimpleITKIO", "uif", write_nifti, sidecar=False, dimensions=3),
+    ".png": RawFormat("NaturalImage2DIO", "u", write_png, sidecar=False, dimensions=2),
+}
+
+
+def smallest_label_dtype(largest: int) -> np.dtype:
+    """The smallest unsigned integer type that holds `largest`."""
+    return np.min_scalar_type(largest)
+
+
+def write_json(path: Path, content: object) -> None:
+    """JSON under its final name only when complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
