@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# two cores: more processes than that only wait for each other
+os.environ.setdefault("nnUNet_def_n_proc", "1")
+os.environ.setdefault("nnUNet_compile", "f")
+
+SAMPLE = Path(__file__).parents[1] / "nnunet_neuro" / "sample_data" / "axons"
+
+
+@dataclass(frozen=True)
+class NnunetFolders:
+    """nnU-Net's three folders, below the test's own."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path, monkeypatch) -> NnunetFolders:
+    """Empty raw, preprocessed and results folders that nnU-Net and the commands use during the test."""
+    folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+    for name in ("raw", "preprocessed", "results"):
+        getattr(folders, name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(getattr(folders, name)))
+    return folders
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the project; skips where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, which this checkout does not have")
+    return folder
