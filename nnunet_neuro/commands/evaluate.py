@@ -36,13 +36,18 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnneuro_evaluate",
-        description="Measure how good predictions are: Dice, IoU, precision, recall and clDice per case, per class and pooled. "
-        "Writes scores.json, scores.csv and report.html, one page that opens in any browser. Voxels with nnU-Net's ignore label "
+        description="Measure how good predictions are: Dice, IoU, precision, recall and clDice per case, per class and "
+        "pooled. "
+        "Writes scores.json, scores.csv and report.html, one page that opens in any browser. Voxels with nnU-Net's "
+        "ignore label "
         "count nowhere.",
     )
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted segmentations")
     parser.add_argument(
-        "references", type=Path, metavar="REFERENCES", help="folder of label volumes with the same names, such as labelsTs"
+        "references",
+        type=Path,
+        metavar="REFERENCES",
+        help="folder of label volumes with the same names, such as labelsTs",
     )
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="nnU-Net image folder (CASE_0000.tif) to show in the report"
@@ -54,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="nnU-Net results folder TRAINER__PLANS__CONFIGURATION; the report shows the training curve of each fold",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (default: the folder evaluation inside PREDICTIONS)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default: the folder evaluation inside PREDICTIONS)",
     )
     parser.add_argument(
         "--tolerance",
@@ -72,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-predicted",
         action="store_true",
-        help="leave out references without prediction, as for the validation folder of one fold; otherwise they are an error",
+        help="leave out references without prediction, as for the validation folder of one fold; otherwise they are an "
+        "error",
     )
     return parser

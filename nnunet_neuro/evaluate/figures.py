@@ -11,20 +11,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_neuro.evaluate.pairing import LabelNames, Pair, as_zyx, read_labels, spacing_zyx
+from nnunet_neuro.evaluate.pairing import LabelNames, Pair, as_zyx, as_zyx_shape, read_labels, spacing_zyx
 from nnunet_neuro.evaluate.training_log import Epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 _EMPTY = "#f7f7f7"
 _UNLABELLED = "#c4c4c4"
-# in the order of brightness: hit light, extra middle, missed dark
-_ERRORS = {"hit": "#8fc7f0", "extra": "#e0661c", "missed": "#3b0f5c", "other class": "#1b7a5a"}
-# Okabe and Ito's colours, dark ones first so that one class stands out from the light ground
-_CLASSES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f5f00", "#4d4d4d")
+# lightness in CIELAB 78, 50, 34 and 7; the ground has 97
+_ERRORS = {"hit": "#8fd0a0", "extra": "#e0218a", "wrong class": "#5b3fa0", "missed": "#14141e"}
+_ERROR_MEANING = {
+    "hit": "in both",
+    "extra": "prediction only",
+    "wrong class": "another label",
+    "missed": "reference only",
+}
+# Okabe and Ito's colours, those first that stand out from the light ground
+_CLASSES = ("#0072b2", "#e69f00", "#56b4e9", "#7f5f00", "#d55e00", "#cc79a7", "#009e73", "#4d4d4d")
 _DPI = 110
+_WIDTH = 11  # inches
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Picture:
 
 
 def case_picture(pair: Pair, names: LabelNames) -> Picture:
-    """One case: the plane with most reference foreground (raw, label, prediction, errors) and maximum projections below.
+    """One case: the plane with most reference foreground (raw, label, prediction, errors), maximum projections below.
 
     Unlabelled voxels are hatched. A flat image has no projections; without an image the raw panels are left out.
     """
@@ -44,7 +52,7 @@ def case_picture(pair: Pair, names: LabelNames) -> Picture:
     image = None if pair.image is None else as_zyx(pair.image.read())
     plane = fullest_plane(reference, prediction, names)
     flat = reference.shape[0] == 1
-    figure, rows = _panels(columns=4 if image is not None else 3, rows=1 if flat else 2, shape=reference.shape[1:], pair=pair)
+    figure, rows = _panels(pair, columns=4 if image is not None else 3, rows=1 if flat else 2)
     axes = list(rows[0])
     where = "" if flat else f", plane {plane}"
     if image is not None:
@@ -52,19 +60,26 @@ def case_picture(pair: Pair, names: LabelNames) -> Picture:
     _show_labels(axes.pop(0), reference[plane], names, f"reference{where}")
     _show_labels(axes.pop(0), prediction[plane], names, f"prediction{where}")
     _show_errors(axes.pop(0), prediction[plane], reference[plane], names, f"errors{where}")
-    if not flat:
+    unlabelled = names.ignore is not None and bool((reference == names.ignore).any())
+    handles = _legend_handles(names, unlabelled=unlabelled)
+    if flat:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9
+        )
+    else:
         axes = list(rows[1])
         if image is not None:
             _show_raw(axes.pop(0), image.max(axis=0), "raw, maximum over z")
-        _show_labels(axes.pop(0), projected(reference, names), names, "reference, maximum over z")
+        which = "annotated z" if unlabelled else "z"
+        _show_labels(axes.pop(0), projected(reference, names), names, f"reference, maximum over {which}")
         _show_labels(axes.pop(0), projected(prediction, names), names, "prediction, maximum over z")
-        axes.pop(0).axis("off")
-    _add_legend(figure, reference, names, below_errors=not flat)
-    return Picture(
-        _png(figure),
-        f"Case {pair.case}{where}: {'raw image, ' if image is not None else ''}reference, prediction and their differences"
-        + ("." if flat else "; below, maximum projections over z."),
-    )
+        axes[0].axis("off")
+        axes[0].legend(handles=handles, loc="upper left", frameon=False, borderaxespad=0, fontsize=9)
+    for ax in rows.flat:
+        ax.set_aspect(_pixel_aspect(pair) if ax.images else "auto")
+    panels = f"{'raw image, ' if image is not None else ''}reference, prediction and their differences"
+    below = "" if flat else "; below, maximum projections over z"
+    return Picture(_png(figure), f"Case {pair.case}{where}: {panels}{below}.")
 
 
 def training_picture(fold: str, epochs: dict[int, Epoch]) -> Picture:
@@ -75,15 +90,21 @@ def training_picture(fold: str, epochs: dict[int, Epoch]) -> Picture:
     losses, dice = figure.subplots(1, 2)
     numbers = list(epochs)
     marker = "o" if len(numbers) < 30 else ""
-    losses.plot(numbers, [one.train_loss for one in epochs.values()], "-", marker=marker, ms=3, c="#0072b2", label="training")
-    losses.plot(numbers, [one.val_loss for one in epochs.values()], "--", marker=marker, ms=3, c="#d55e00", label="validation")
+    losses.plot(
+        numbers, [one.train_loss for one in epochs.values()], "-", marker=marker, ms=3, c="#0072b2", label="training"
+    )
+    losses.plot(
+        numbers, [one.val_loss for one in epochs.values()], "--", marker=marker, ms=3, c="#d55e00", label="validation"
+    )
     losses.set(title="loss", xlabel="epoch")
     classes = max(len(one.pseudo_dice) for one in epochs.values())
     if classes > 1:
         for index in range(classes):
             found = [one.pseudo_dice[index] if index < len(one.pseudo_dice) else np.nan for one in epochs.values()]
             dice.plot(numbers, found, "-", lw=0.8, c="#9a9a9a", label="each class" if index == 0 else None)
-    dice.plot(numbers, [one.mean_pseudo_dice for one in epochs.values()], "-", marker=marker, ms=3, c="#1a1a1a", label="mean")
+    dice.plot(
+        numbers, [one.mean_pseudo_dice for one in epochs.values()], "-", marker=marker, ms=3, c="#1a1a1a", label="mean"
+    )
     dice.set(title="pseudo Dice on validation patches", xlabel="epoch", ylim=(0, 1))
     for ax in (losses, dice):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -93,13 +114,15 @@ def training_picture(fold: str, epochs: dict[int, Epoch]) -> Picture:
     last = epochs[numbers[-1]]
     return Picture(
         _png(figure),
-        f"{fold}: {len(numbers)} epochs; at the end training loss {last.train_loss:.3f}, validation loss {last.val_loss:.3f}, mean "
+        f"{fold}: {len(numbers)} epochs; at the end training loss {last.train_loss:.3f}, validation loss "
+        f"{last.val_loss:.3f}, mean "
         f"pseudo Dice {last.mean_pseudo_dice:.3f}.",
     )
 
 
 def fullest_plane(reference: np.ndarray, prediction: np.ndarray, names: LabelNames) -> int:
-    """The z plane with most annotated foreground; without any, the one with most predicted, then with most annotated voxels.
+    """The z plane with most annotated foreground; without any, the one with most predicted, then with most annotated
+    voxels.
 
     Args:
         reference: (z, y, x) integers.
@@ -128,22 +151,23 @@ def projected(labels: np.ndarray, names: LabelNames) -> np.ndarray:
 
 
 def errors(prediction: np.ndarray, reference: np.ndarray, names: LabelNames) -> dict[str, np.ndarray]:
-    """Masks of the voxels that are hit, extra, missed, or of another class; unlabelled voxels are in none."""
+    """Masks of the voxels that are hit, extra, missed, or of the wrong class; unlabelled voxels are in none."""
     annotated = np.ones(reference.shape, bool) if names.ignore is None else reference != names.ignore
     predicted, referenced = (prediction != 0) & annotated, (reference != 0) & annotated
     return {
         "hit": predicted & referenced & (prediction == reference),
         "extra": predicted & ~referenced,
         "missed": referenced & ~predicted,
-        "other class": predicted & referenced & (prediction != reference),
+        "wrong class": predicted & referenced & (prediction != reference),
     }
 
 
-def _panels(columns: int, rows: int, shape: tuple[int, int], pair: Pair) -> tuple[Figure, np.ndarray]:
-    _, height, width = (1.0, *_physical_size(shape, pair))
-    panel_width = 11 / columns
-    panel_height = min(max(panel_width * height / width, 0.9), 1.6 * panel_width)
-    figure = _figure(11, rows * (panel_height + 0.3) + (0.35 if rows == 1 else 0))
+def _panels(pair: Pair, *, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
+    height, width = as_zyx_shape(pair.reference)[1:]
+    panel_width = _WIDTH / columns
+    panel_height = float(np.clip(panel_width * _pixel_aspect(pair) * height / width, 0.9, 1.6 * panel_width))
+    figure = _figure(_WIDTH, rows * (panel_height + 0.3) + (0.35 if rows == 1 else 0))
+    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])
@@ -151,9 +175,9 @@ def _panels(columns: int, rows: int, shape: tuple[int, int], pair: Pair) -> tupl
     return figure, grid
 
 
-def _physical_size(shape: tuple[int, int], pair: Pair) -> tuple[float, float]:
-    spacing = spacing_zyx(pair.reference) or spacing_zyx(pair.prediction) or (1.0, 1.0, 1.0)
-    return shape[0] * spacing[1], shape[1] * spacing[2]
+def _pixel_aspect(pair: Pair) -> float:
+    _, y_size, x_size = spacing_zyx(pair.reference) or spacing_zyx(pair.prediction) or (1.0, 1.0, 1.0)
+    return y_size / x_size
 
 
 def _show_raw(ax: Axes, plane: np.ndarray, title: str) -> None:
@@ -189,7 +213,8 @@ def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title
 
 def _imshow(ax: Axes, picture: np.ndarray, **options: object) -> None:
     # pixels stay visible where enlarged; where made smaller, matplotlib averages
-    ax.imshow(picture, aspect="auto", interpolation="auto" if max(picture.shape[:2]) > 300 else "nearest", **options)
+    interpolation = "auto" if max(picture.shape[:2]) > 300 else "nearest"
+    ax.imshow(picture, interpolation=interpolation, **options)
 
 
 def _unlabelled(plane: np.ndarray, names: LabelNames) -> np.ndarray:
@@ -200,27 +225,16 @@ def _class_colour(index: int) -> str:
     return _CLASSES[index % len(_CLASSES)]
 
 
-def _add_legend(figure: Figure, reference: np.ndarray, names: LabelNames, *, below_errors: bool) -> None:
+def _legend_handles(names: LabelNames, *, unlabelled: bool) -> list[Patch]:
     from matplotlib.patches import Patch
 
     edge = {"edgecolor": "#666666", "linewidth": 0.5}
-    handles = [Patch(facecolor=_class_colour(index), label=name, **edge) for index, name in enumerate(names.classes)]
-    kinds = [name for name in _ERRORS if name != "other class" or len(names.classes) > 1]
-    handles += [Patch(facecolor=_ERRORS[name], label=f"{name} ({_ERROR_MEANING[name]})", **edge) for name in kinds]
-    if names.ignore is not None and (reference == names.ignore).any():
+    handles = [Patch(facecolor=_class_colour(n), label=f"label {name}", **edge) for n, name in enumerate(names.classes)]
+    kinds = [name for name in _ERRORS if name != "wrong class" or len(names.classes) > 1]
+    handles += [Patch(facecolor=_ERRORS[name], label=f"{name}: {_ERROR_MEANING[name]}", **edge) for name in kinds]
+    if unlabelled:
         handles.append(Patch(facecolor=_UNLABELLED, hatch="///", label="unlabelled, not counted", **edge))
-    if below_errors:
-        figure.axes[-1].legend(handles=handles, loc="upper left", frameon=False, fontsize=9, borderaxespad=0)
-    else:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9)
-
-
-_ERROR_MEANING = {
-    "hit": "in both",
-    "extra": "prediction only",
-    "missed": "reference only",
-    "other class": "in both, not the same",
-}
+    return handles
 
 
 def _figure(width: float, height: float) -> Figure:

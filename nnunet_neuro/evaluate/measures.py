@@ -1,13 +1,13 @@
 """The measures of a segmentation, one documented function each.
 
-A measure is computed in two steps. A count step turns the masks of one case and class into named counts; a formula turns counts
-into the value. Pooling is the formula on counts summed over cases, so a pooled value and a mean of values come from the same
-function and cannot drift apart. To add a measure, write its formula with `@measure(...)`; a new kind of count is one more count
-step. Scores, tables, the report and the contract test find it in `MEASURES`.
+A measure is computed in two steps. A count step turns the masks of one case and class into named counts; a formula
+turns counts into the value. Pooling is the formula on counts summed over cases, so a pooled value and a mean of values
+come from the same function and cannot drift apart. To add a measure, write its formula with `@measure(...)`; a new kind
+of count is one more count step. Scores, tables, the report and the contract test find it in `MEASURES`.
 
-Empty masks are decided before the formula is asked, with the values the measure declares: a formula sees counts of a prediction
-and a reference that both have voxels. NaN means that the measure is undefined there; such a case is left out of the mean, and
-the number of cases in the mean is reported beside it.
+Empty masks are decided before the formula is asked, with the values the measure declares: a formula sees counts of a
+prediction and a reference that both have voxels. NaN means that the measure is undefined there; such a case is left out
+of the mean, and the number of cases in the mean is reported beside it.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def dice(counts: Counts) -> float:
 
     One voxel of shift costs a thin structure much and a thick one little; read it together with the tolerant clDice.
     """
-    return 2 * counts["true_positive"] / (2 * counts["true_positive"] + counts["false_positive"] + counts["false_negative"])
+    shared = 2 * counts["true_positive"]
+    return shared / (shared + counts["false_positive"] + counts["false_negative"])
 
 
 @measure("IoU", overlap_counts, reference_empty=0.0)
@@ -174,7 +175,7 @@ def recall(counts: Counts) -> float:
 
 @measure("clDice", skeleton_counts, reference_empty=0.0)
 def cl_dice(counts: Counts) -> float:
-    """Harmonic mean of clPrecision and clRecall: are the centre lines right, whatever the thickness (Shit et al., 2021)?
+    """Are the centre lines right, at any thickness? Harmonic mean of clPrecision and clRecall (Shit et al., 2021).
 
     Every millimetre of a process counts the same, thin or thick.
     """
@@ -195,7 +196,7 @@ def cl_recall(counts: Counts) -> float:
 
 @measure("clDice_tolerant", skeleton_counts, reference_empty=0.0)
 def cl_dice_tolerant(counts: Counts) -> float:
-    """clDice that forgives a small shift: a skeleton voxel is right if the other mask lies within the tolerance, in voxels.
+    """clDice that forgives a small shift: a skeleton voxel is right if the other mask lies within the tolerance.
 
     A strict clDice far below it says that lines were found but drawn beside the reference.
     """

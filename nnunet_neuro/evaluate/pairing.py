@@ -75,7 +75,8 @@ def read_label_names(path: str | Path) -> LabelNames:
             value = value[0]
         if isinstance(value, list):
             raise ValueError(
-                f"label {name!r} of {path} is a region of labels {value}; expected one number per label, as region-based "
+                f"label {name!r} of {path} is a region of labels {value}; expected one number per label, as "
+                "region-based "
                 "labels are not measured: give --dataset-json a file with plain labels"
             )
         if isinstance(value, bool) or not isinstance(value, int):
@@ -129,8 +130,8 @@ def pair_cases(
         The pairs sorted by case, and the cases left out.
 
     Raises:
-        FileNotFoundError: no folder, an empty one, a prediction without reference, a reference without prediction, no image.
-        ValueError: two files of one case, or files of a case with other shape, voxel size or orientation.
+        FileNotFoundError: no folder, an empty one, a prediction without reference, a reference without prediction, no
+        image. ValueError: two files of one case, or files of a case with other shape, voxel size or orientation.
     """
     predicted, referenced = _files_by_case(predictions, "prediction"), _files_by_case(references, "reference")
     _refuse_unpaired(
@@ -141,7 +142,8 @@ def pair_cases(
         _refuse_unpaired(
             referenced,
             predicted,
-            f"no prediction for reference {{}}; expected a file of that name in {predictions}: predict it, or leave out such "
+            f"no prediction for reference {{}}; expected a file of that name in {predictions}: predict it, or leave "
+            "out such "
             "references with --only-predicted",
         )
     imaged = None if images is None else _first_channels(images)
@@ -179,7 +181,8 @@ def read_labels(volume: Volume, names: LabelNames) -> np.ndarray:
     unknown = [value for value in found if value not in names.known]
     if unknown:
         raise ValueError(
-            f"{volume.path} holds label {_numbers(unknown)}; {names.source} knows {_numbers(names.known)}: correct the file, or "
+            f"{volume.path} holds label {_numbers(unknown)}; {names.source} knows {_numbers(names.known)}: correct the "
+            "file, or "
             "name its labels with --dataset-json"
         )
     return as_zyx(voxels).astype(np.min_scalar_type(max(names.known)), copy=False)
@@ -192,7 +195,8 @@ def check_ignored(prediction: np.ndarray, reference: np.ndarray, pair: Pair, nam
     number = np.count_nonzero((prediction == names.ignore) & (reference != names.ignore))
     if number:
         raise ValueError(
-            f"{pair.prediction.path} holds the ignore label {names.ignore} in {number} voxels that {pair.reference.path.name} "
+            f"{pair.prediction.path} holds the ignore label {names.ignore} in {number} voxels that "
+            f"{pair.reference.path.name} "
             "annotates; expected a class or background there: predict again, or swap the two folders"
         )
 
@@ -200,6 +204,11 @@ def check_ignored(prediction: np.ndarray, reference: np.ndarray, pair: Pair, nam
 def as_zyx(voxels: np.ndarray) -> np.ndarray:
     """A flat image as a volume of one plane."""
     return voxels[None] if voxels.ndim == 2 else voxels
+
+
+def as_zyx_shape(volume: Volume) -> tuple[int, ...]:
+    """(z, y, x) of a volume; a flat image has one plane."""
+    return volume.shape if len(volume.shape) == 3 else (1, *volume.shape)
 
 
 def spacing_zyx(volume: Volume) -> tuple[float, float, float] | None:
@@ -236,28 +245,27 @@ def _refuse_unpaired(files: dict[str, Path], others: dict[str, Path], sentence: 
 
 
 def _check_grid(volume: Volume, reference: Volume) -> None:
-    shape, expected = _shape_zyx(volume), _shape_zyx(reference)
+    shape, expected = as_zyx_shape(volume), as_zyx_shape(reference)
     if shape != expected:
         raise ValueError(
-            f"{volume.path} has shape {shape}, but {reference.path} has {expected}; expected the same voxels: use the files of one "
+            f"{volume.path} has shape {shape}, but {reference.path} has {expected}; expected the same voxels: use the "
+            "files of one "
             "dataset"
         )
     sizes = spacing_zyx(volume), spacing_zyx(reference)
     if None not in sizes and not np.allclose(*sizes, rtol=1e-3, atol=0):
         raise ValueError(
-            f"{volume.path} has voxels of {_numbers(sizes[0])}, but {reference.path} of {_numbers(sizes[1])} (z, y, x); expected the "
+            f"{volume.path} has voxels of {_numbers(sizes[0])}, but {reference.path} of {_numbers(sizes[1])} (z, y, "
+            "x); expected the "
             "same: correct the voxel size in the one that is wrong"
         )
     affines = volume.affine, reference.affine
     if all(affine is not None for affine in affines) and not np.allclose(*affines, rtol=1e-3, atol=1e-2):
         raise ValueError(
-            f"{volume.path} is placed or oriented in space unlike {reference.path}; expected the same affine in both headers: "
+            f"{volume.path} is placed or oriented in space unlike {reference.path}; expected the same affine in both "
+            "headers: "
             "resample one onto the other"
         )
-
-
-def _shape_zyx(volume: Volume) -> tuple[int, ...]:
-    return volume.shape if len(volume.shape) == 3 else (1, *volume.shape)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -44,7 +44,8 @@ def report_page(
     return _PAGE.substitute(
         title=escape(f"Evaluation of {evaluation.predictions.name or evaluation.predictions}"),
         subtitle=escape(
-            f"{_number_of(len(evaluation.cases), 'case')} · {'classes' if len(evaluation.names.classes) > 1 else 'class'} {classes} · "
+            f"{_number_of(len(evaluation.cases), 'case')} · "
+            f"{'classes' if len(evaluation.names.classes) > 1 else 'class'} {classes} · "
             f"{evaluation.made_on[:10]} · nnunet_neuro {evaluation.made_with['nnunet_neuro']}"
         ),
         navigation=_navigation(curves is not None),
@@ -76,7 +77,12 @@ def _mean_dice(case: CaseScores) -> float:
 
 
 def _navigation(with_training: bool) -> str:
-    sections = {"overview": "Overview", "cases": "Scores per case", "measures": "How to read the measures", "figures": "Figures"}
+    sections = {
+        "overview": "Overview",
+        "cases": "Scores per case",
+        "measures": "How to read the measures",
+        "figures": "Figures",
+    }
     if with_training:
         sections["training"] = "Training"
     sections["files"] = "What was compared"
@@ -100,7 +106,10 @@ def _per_case(evaluation: Evaluation) -> str:
         for index, (name, values) in enumerate(case.values.items()):
             cells = "".join(_score_cell(values[key]) for key in MEASURES)
             first = ' class="first"' if index == 0 else ""
-            rows.append(f'<tr{first}><th scope="row">{escape(case.pair.case)}</th><td class="kind">{escape(name)}</td>{cells}</tr>')
+            rows.append(
+                f'<tr{first}><th scope="row">{escape(case.pair.case)}</th>'
+                f'<td class="kind">{escape(name)}</td>{cells}</tr>'
+            )
     return _table("Each case and class", ["case", "class"], rows)
 
 
@@ -108,7 +117,8 @@ def _table(caption: str, headings: list[str], rows: Iterable[str]) -> str:
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     head += "".join(f'<th scope="col" class="score">{_heading(name)}</th>' for name in MEASURES)
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
 
@@ -173,8 +183,10 @@ def _training_section(curves: dict[str, dict[int, Epoch]] | None) -> str:
         for fold, picture in ((fold, training_picture(fold, epochs)) for fold, epochs in curves.items())
     ]
     return (
-        '<section id="training"><h2>Training</h2><p>From the training logs. The pseudo Dice is estimated by nnU-Net on random '
-        "patches of the validation cases while it trains; it shows progress and is no score.</p>" + "".join(figures) + "</section>"
+        '<section id="training"><h2>Training</h2><p>From the training logs. The pseudo Dice is estimated by nnU-Net on '
+        "random patches of the validation cases while it trains; it shows progress and is no score.</p>"
+        + "".join(figures)
+        + "</section>"
     )
 
 
@@ -188,9 +200,8 @@ def _figure(picture: Picture, caption: str) -> str:
 
 def _figure_note(shown: int, cases: int) -> str:
     which = f"The {shown} of {cases} cases with the lowest Dice. " if shown < cases else ""
-    return escape(
-        which + "Upper row: the plane with most annotated foreground. Contrast of raw images from their 1st to 99.7th percentile."
-    )
+    how = "Planes are those with most annotated foreground. Contrast of raw images from their 1st to 99.7th percentile."
+    return which + how
 
 
 def _files(evaluation: Evaluation) -> str:
@@ -199,7 +210,8 @@ def _files(evaluation: Evaluation) -> str:
         volumes = {"prediction": case.pair.prediction, "reference": case.pair.reference, "image": case.pair.image}
         for role, digest in case.sha256.items():
             rows.append(
-                f'<tr><th scope="row">{escape(case.pair.case)}</th><td>{role}</td><td>{escape(volumes[role].path.name)}</td>'
+                f'<tr><th scope="row">{escape(case.pair.case)}</th><td>{role}</td>'
+                f"<td>{escape(volumes[role].path.name)}</td>"
                 f"<td><code>{digest}</code></td></tr>"
             )
     spacings = {spacing_zyx(case.pair.reference) or spacing_zyx(case.pair.prediction) for case in evaluation.cases}
@@ -211,7 +223,8 @@ def _files(evaluation: Evaluation) -> str:
         f"<div><dt>Voxel size (z, y, x)</dt><dd>{escape(sizes)}</dd></div></dl>"
         '<div class="wide" tabindex="0" role="region" aria-label="Files and their hashes"><table class="files">'
         "<caption>Files compared</caption><thead><tr>"
-        '<th scope="col">case</th><th scope="col">role</th><th scope="col">file</th><th scope="col">SHA-256</th></tr></thead>'
+        '<th scope="col">case</th><th scope="col">role</th><th scope="col">file</th>'
+        '<th scope="col">SHA-256</th></tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
 
@@ -227,9 +240,9 @@ _PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light; --ink: #1d2329; --soft: #59636e; --line: #d5dae0; --accent: #0b5c94; --bar: #d6e8f6; }
+:root { color-scheme: light; --ink: #1d2329; --soft: #59636e; --line: #d5dae0; --accent: #0b5c94; --bar: #8ebfe3; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
 main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 32px; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
@@ -247,7 +260,10 @@ thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; line-hei
 tbody th { font-weight: 600; white-space: nowrap; }
 .kind { color: var(--soft); white-space: nowrap; }
 .score { text-align: right; }
-td.score { background: linear-gradient(to right, var(--bar) var(--share, 0%), transparent var(--share, 0%)) 0 100% / 100% 4px no-repeat; }
+td.score {
+  background: linear-gradient(to right, var(--bar) var(--share, 0%), transparent var(--share, 0%));
+  background-size: 100% 4px; background-position: bottom; background-repeat: no-repeat;
+}
 .pooled td, .pooled th { border-bottom-color: #9aa4ae; }
 small { color: var(--soft); font-weight: 400; white-space: nowrap; }
 dl { margin: 14px 0; }
@@ -289,9 +305,9 @@ $navigation
 </header>
 <main>
 <section id="overview"><h2>Overview</h2>
-<p><strong>Mean over cases</strong>: the measure of every case, averaged; each case weighs the same. <strong>Pooled</strong>: the voxel
-counts of all cases summed, then the measure of the sums, as if the cases were one volume; each voxel weighs the same. The two
-differ, so say which one you quote. Tolerant measures allow $tolerance.</p>
+<p><strong>Mean over cases</strong>: the measure of every case, averaged; each case weighs the same.
+<strong>Pooled</strong>: the voxel counts of all cases summed, then the measure of the sums, as if the cases were one
+volume; each voxel weighs the same. The two differ, so say which one you quote. Tolerant measures allow $tolerance.</p>
 $notes
 $overview
 </section>
@@ -299,7 +315,8 @@ $overview
 $per_case
 </section>
 <section id="measures"><h2>How to read the measures</h2>
-<p>A dash is an undefined value; it is left out of the mean, and the number of cases in the mean is then given below it.</p>
+<p>A dash is an undefined value; it is left out of the mean, and the number of cases in the mean is then
+given below it.</p>
 <dl class="measures">
 $measures
 </dl>

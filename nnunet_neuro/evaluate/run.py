@@ -243,7 +243,8 @@ def scores_csv(evaluation: Evaluation) -> str:
 
 
 def write_together(folder: Path, texts: dict[str, str]) -> list[Path]:
-    """Write files under temporary names, then give all of them their final names; an interruption leaves none half-written.
+    """Write files under temporary names, then give all of them their final names; an interruption leaves none
+    half-written.
 
     Raises:
         NotADirectoryError: `folder` is a file.

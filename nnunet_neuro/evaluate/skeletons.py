@@ -1,14 +1,15 @@
 """Skeletons of two masks, compared where the reference is annotated.
 
-Thinning is scikit-image's: Lee et al. 1994 in three dimensions, Zhang and Suen 1984 in the plane, as in the clDice paper
-(Shit et al., CVPR 2021, arXiv:2003.07311). Two things differ from a bare call:
+Thinning is scikit-image's: Lee et al. 1994 in three dimensions, Zhang and Suen 1984 in the plane, as in the clDice
+paper (Shit et al., CVPR 2021, arXiv:2003.07311). Two things differ from a bare call:
 
-Partly annotated references. Both masks are cut to the annotated voxels before they are thinned, so that what a prediction says
-elsewhere cannot move its skeleton. Where single planes are annotated, a thinned plane and the centre line of a solid object are
-different things; there both masks are thinned plane by plane in two dimensions. See `annotated_pieces`.
+Partly annotated references. Both masks are cut to the annotated voxels before they are thinned, so that what a
+prediction says elsewhere cannot move its skeleton. Where single planes are annotated, a thinned plane and the centre
+line of a solid object are different things; there both masks are thinned plane by plane in two dimensions. See
+`annotated_pieces`.
 
-Vanishing objects. scikit-image erases straight bodies of even thickness altogether (scikit-image #3757: a 2 x 2 x 40 rod
-leaves nothing); `skeletonise` gives them a skeleton.
+Vanishing objects. scikit-image erases straight bodies of even thickness altogether (scikit-image #3757: a 2 x 2 x 40
+rod leaves nothing); `skeletonise` gives them a skeleton.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def skeleton_overlap(
         crop = bounding_box(masks["prediction"] | masks["reference"])
         if crop is None:
             continue
-        masks = {name: mask[crop] if flat_axis is None else mask[crop].squeeze(flat_axis) for name, mask in masks.items()}
+        masks = {
+            name: mask[crop] if flat_axis is None else mask[crop].squeeze(flat_axis) for name, mask in masks.items()
+        }
         for name, other in (("prediction", "reference"), ("reference", "prediction")):
             skeleton = skeletonise(masks[name])
             totals[f"skeleton_{name}"] += int(np.count_nonzero(skeleton))
@@ -57,9 +60,10 @@ def skeleton_overlap(
 def annotated_pieces(annotated: np.ndarray) -> list[tuple[Box, int | None]]:
     """Boxes of the volume to be thinned on their own, each with the axis along which it is one voxel thin, or None.
 
-    The first axis along which an annotated plane stands alone (no annotated voxel in the planes before and after) divides the
-    volume: every such plane is a flat piece, every run of neighbouring annotated planes a solid one. Without such a plane the
-    volume is one solid piece. A flat image is one flat piece. Planes that cross each other stay one solid piece.
+    The first axis along which an annotated plane stands alone (no annotated voxel in the planes before and after)
+    divides the volume: every such plane is a flat piece, every run of neighbouring annotated planes a solid one.
+    Without such a plane the volume is one solid piece. A flat image is one flat piece. Planes that cross each other
+    stay one solid piece.
 
     Args:
         annotated: (z, y, x) bool.
@@ -81,9 +85,9 @@ def annotated_pieces(annotated: np.ndarray) -> list[tuple[Box, int | None]]:
 def skeletonise(mask: np.ndarray) -> np.ndarray:
     """Thin a mask to its centre lines; every connected object keeps at least one voxel.
 
-    An object that scikit-image erases is thinned again after growing by one voxel towards higher indices, which makes its
-    thickness odd; of that skeleton the voxels inside the object are kept. Should this leave nothing either, the object's voxel
-    nearest its centroid stands for it.
+    An object that scikit-image erases is thinned again after growing by one voxel towards higher indices, which makes
+    its thickness odd; of that skeleton the voxels inside the object are kept. Should this leave nothing either, the
+    object's voxel nearest its centroid stands for it.
 
     Args:
         mask: (y, x) or (z, y, x) bool.

@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
 def summary_text(evaluation: Evaluation) -> str:
     """A table of the mean over cases and the pooled value per class, one measure per column."""
-    table = [["", "", *(name.partition("_")[0] for name in MEASURES)], ["", "", *(name.partition("_")[2] for name in MEASURES)]]
+    table = [
+        ["", "", *(name.partition("_")[0] for name in MEASURES)],
+        ["", "", *(name.partition("_")[2] for name in MEASURES)],
+    ]
     for title, found in (("mean", evaluation.mean), ("pooled", evaluation.pooled)):
         table += [[name, title, *map(score_text, found[name].values())] for name in evaluation.names.classes]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{len(evaluation.cases)} cases, tolerance {evaluation.tolerance} voxels"]
     for row in table:
-        cells = [text.ljust(width) if n < 2 else text.rjust(width) for n, (text, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            text.ljust(width) if n < 2 else text.rjust(width)
+            for n, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     if evaluation.left_out:
         lines.append(f"left out: {len(evaluation.left_out)} references without prediction")

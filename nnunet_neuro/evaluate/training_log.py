@@ -61,8 +61,8 @@ def read_training(folder: str | Path) -> dict[str, dict[int, Epoch]]:
 def merge_logs(texts: list[str]) -> dict[int, Epoch]:
     """One curve from the logs of a training and of its continuations, oldest first.
 
-    A continuation starts at its checkpoint's epoch; what an earlier log says about that epoch and later ones was thrown away by
-    nnU-Net and is dropped here too.
+    A continuation starts at its checkpoint's epoch; what an earlier log says about that epoch and later ones was thrown
+    away by nnU-Net and is dropped here too.
     """
     merged: dict[int, Epoch] = {}
     for text in texts:
