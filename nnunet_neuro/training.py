@@ -24,10 +24,11 @@ TRAINING_LENGTH = {
 
 
 class TrainingLengthMixin:
-    """Training length from the environment: NNNEURO_EPOCHS, and per epoch NNNEURO_ITERATIONS and NNNEURO_VAL_ITERATIONS.
+    """Training length from the environment.
 
-    What is not set stays as in nnU-Net. checkpoint_latest.pth is written at most a tenth of the epochs apart, so that `--c`
-    continues a short training too.
+    NNNEURO_EPOCHS sets the number of epochs, NNNEURO_ITERATIONS and NNNEURO_VAL_ITERATIONS their training and
+    validation iterations; what is not set stays as in nnU-Net. checkpoint_latest.pth is written at most a tenth of the
+    epochs apart, or every epoch, so that `--c` continues a short training too.
     """
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
@@ -57,7 +58,9 @@ def training_length_from_environment() -> dict[str, int]:
         if text is None:
             continue
         if not text.strip().isdecimal() or int(text) == 0:
-            raise ValueError(f"environment variable {variable} is {text!r}, expected a positive integer; correct or unset it")
+            raise ValueError(
+                f"environment variable {variable} is {text!r}, expected a positive integer; correct or unset it"
+            )
         length[attribute] = int(text)
     return length
 
@@ -79,9 +82,9 @@ class PlanNetworkMixin:
         unknown = sorted(set(arguments) - set(constructor_parameters(cls.network_class_name)))
         if unknown:
             raise ValueError(
-                f"the plans {plans_manager.plans_name!r} are for {configuration_manager.network_arch_class_name} and set "
-                f"{', '.join(unknown)}, expected arguments of {cls.network_class_name}; use plans of another planner, "
-                f"for example ExperimentPlanner"
+                f"the plans {plans_manager.plans_name!r} set {', '.join(unknown)} for "
+                f"{configuration_manager.network_arch_class_name}, expected arguments of {cls.network_class_name}; "
+                f"use plans of another planner, for example ExperimentPlanner"
             )
         return get_network_from_plans(
             cls.network_class_name,

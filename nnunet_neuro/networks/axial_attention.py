@@ -1,8 +1,8 @@
 """nnU-Net's plain U-Net with axial self-attention in its decoder.
 
-The architecture of D-LMBmap's axon segmentation (D-LMBmap, axon segmentation; github.com/lmbneuron/D-LMBmap), which puts
-axial attention (Ho et al. 2019, arXiv:1912.12180; compare Axial-DeepLab, Wang et al. 2020, arXiv:2003.07853) behind every
-up-sampling. Where we differ from D-LMBmap is written at `AxialAttentionUNet`.
+The architecture of D-LMBmap, axon segmentation (github.com/lmbneuron/D-LMBmap), which puts axial attention (Ho et al.
+2019, arXiv:1912.12180; compare Axial-DeepLab, Wang et al. 2020, arXiv:2003.07853) behind every up-sampling. Where we
+differ from D-LMBmap is written at `AxialAttentionUNet`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class AxialAttentionUNet(PlainConvUNet):
     """PlainConvUNet whose decoder attends along whole axes of the patch.
 
     At every decoder level but the full-resolution one, between up-sampling and concatenation with the skip:
-    x <- A(x + P) + x. A is one self-attention after another along every spatial axis, each softmax(Q K^T / sqrt(e)) V within
-    its line. P encodes the position in the patch. A level d poolings away from full resolution has 2 * 2^d heads of 8 * 2^d
-    channels. Additional parameters on nnU-Net's default plan for 128^3 voxels (six stages, 32 to 320 features):
+    x <- A(x + P) + x. A is one self-attention after another along every spatial axis, each softmax(Q K^T / sqrt(e)) V
+    within its line. P encodes the position in the patch. A level d poolings away from full resolution has 2 * 2^d heads
+    of 8 * 2^d channels. Additional parameters on nnU-Net's default plan for 128^3 voxels (six stages, 32 to 320
+    features):
 
         d   channels   heads   channels per head   hidden   parameters
         4        320      32                 128     4096       15.7 M
@@ -41,12 +42,13 @@ class AxialAttentionUNet(PlainConvUNet):
                                                               19.4 M, in total 50.6 M instead of 31.2 M
 
     Differences from D-LMBmap's MyTrainerAxial:
-    - P was a learnt table per axis for a patch of exactly 128 voxels. Here it is a learnt linear map of sines and cosines of
-      the coordinate, counted from the centre of the patch, so that no parameter depends on the patch size: any patch size,
-      checkpoints load at another one, anisotropic pooling, 2D as well as 3D. Its values start with the same variance.
+    - P was a learnt table per axis for a patch of exactly 128 voxels. Here it is a learnt linear map of sines and
+      cosines of the coordinate, counted from the centre of the patch. No parameter depends on the patch size: every
+      patch size works, in 2D and 3D and with anisotropic pooling, and a checkpoint loads at another one. P starts with
+      the same variance.
     - d is capped at 4, the deepest level of the original, so that plans of seven and more stages stay trainable.
-    - torch's scaled dot-product attention instead of the package axial-attention: its fused kernels never store the attention
-      matrices and compute the softmax in 32 bit under mixed precision.
+    - torch's scaled dot-product attention instead of the package axial-attention: its fused kernels never store the
+      attention matrices and compute the softmax in 32 bit under mixed precision.
 
     The constructor is PlainConvUNet's, so a plans file may name this class in place of PlainConvUNet.
     """
@@ -98,9 +100,13 @@ class AxialAttentionBlock(nn.Module):
         return attended + features
 
     def feature_map_size(self, shape: Sequence[int]) -> int:
-        """Number of elements kept for the backward pass at this spatial shape."""
+        """Elements kept for the backward pass at this spatial shape, in nnU-Net's unit.
+
+        nnU-Net counts one element per voxel and output channel of a convolution, where two are kept, before and after
+        the normalisation; the elements of the attention are halved to match.
+        """
         kept_per_voxel = sum(a.query_key_value.in_features + 4 * a.output.in_features for a in self.attentions)
-        return kept_per_voxel * np.prod(shape, dtype=np.int64)
+        return kept_per_voxel * np.prod(shape, dtype=np.int64) // 2
 
 
 class LineAttention(nn.Module):
