@@ -184,7 +184,7 @@ def _show_raw(ax: Axes, plane: np.ndarray, title: str) -> None:
     finite = plane[np.isfinite(plane)] if np.issubdtype(plane.dtype, np.inexact) else plane
     low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0, 1)
     _imshow(ax, plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
-    ax.set_title(title)
+    ax.set_title(title, fontsize=10)
 
 
 def _show_labels(ax: Axes, plane: np.ndarray, names: LabelNames, title: str) -> None:
@@ -208,7 +208,7 @@ def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title
     _imshow(ax, picture)
     if unlabelled.any() and min(unlabelled.shape) > 1:
         ax.contourf(unlabelled, levels=[0.5, 1.5], colors="none", hatches=["///"])
-    ax.set_title(title)
+    ax.set_title(title, fontsize=10)
 
 
 def _imshow(ax: Axes, picture: np.ndarray, **options: object) -> None:

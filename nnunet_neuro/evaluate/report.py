@@ -129,7 +129,7 @@ def _heading(name: str) -> str:
 
 
 def _score_cell(value: float, cases: int | None = None, of: int | None = None) -> str:
-    note = f"<br><small>{cases} of {of} cases</small>" if cases is not None and cases != of else ""
+    note = f"<br><small>{cases} of {of}</small>" if cases is not None and cases != of else ""
     bar = "" if math.isnan(value) else f' style="--share:{min(max(value, 0), 1) * 100:.0f}%"'
     return f'<td class="score"{bar}>{score_text(value)}{note}</td>'
 
