@@ -135,7 +135,8 @@ class _Cube:
 
     @property
     def name(self) -> str:
-        return "_".join([*(["val"] if self.part == "val" else []), *(["artifact"] if self.label is None else []), f"{self.number:03d}"])
+        parts = ["val"] if self.part == "val" else []
+        return "_".join([*parts, *(["artifact"] if self.label is None else []), f"{self.number:03d}"])
 
     @property
     def identifier(self) -> str:

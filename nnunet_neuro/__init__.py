@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from nnunet_neuro.autoload._nnunet_neuro_autoload import install
+try:
+    from _nnunet_neuro_autoload import install
+except ModuleNotFoundError:  # a checkout on the path that was never installed
+    from nnunet_neuro.autoload._nnunet_neuro_autoload import install
 
 __version__ = "0.1.0"
 

@@ -97,8 +97,8 @@ def _folders() -> list[Finding]:
 def _hook() -> list[Finding]:
     section = "Start-up hook"
     if os.environ.get("NNNEURO_AUTOLOAD") == "0":
-        return [Finding(section, "state", "switched off by NNNEURO_AUTOLOAD=0; nnU-Net sees nnunet_neuro only through nnUNet_extTrainer",
-                        fine=False)]
+        state = "switched off by NNNEURO_AUTOLOAD=0; nnU-Net sees nnunet_neuro only through nnUNet_extTrainer"
+        return [Finding(section, "state", state, fine=False)]
 
     def in_fresh_interpreter() -> str:
         # this process imported nnunet_neuro, which installs the hook as well; only a fresh one shows what .pth does

@@ -166,12 +166,14 @@ def _open_tiff(path: Path) -> Volume:
             raise ValueError(f"{path} is a colour image with {page.samplesperpixel} samples per pixel; expected one grey value per "
                              "voxel: convert it to grey, or save each channel as a file")
         _check_pages(path, tif)
-        shape = tuple(int(n) for n in tif.series[0].shape if n > 1) if tif.series[0].ndim > 3 else tuple(tif.series[0].shape)
+        shape = tuple(tif.series[0].shape)
+        if len(shape) > 3:
+            shape = tuple(length for length in shape if length > 1)
         if len(shape) == 2:
             shape = (1, *shape)
         if len(shape) != 3:
-            raise ValueError(f"{path} has axes {tif.series[0].axes} of shape {tif.series[0].shape}; expected (z, y, x) in one channel: "
-                             "save each channel or time point as a file of its own")
+            raise ValueError(f"{path} has axes {tif.series[0].axes} of shape {tif.series[0].shape}; expected (z, y, x) in one "
+                             "channel: save each channel or time point as a file of its own")
         spacing = _sidecar_spacing(path) or _ome_spacing(tif) or _imagej_spacing(tif)
         return Volume(path, shape, np.dtype(tif.series[0].dtype), spacing, _read_tiff)
 

@@ -22,7 +22,7 @@ def install():
     try:
         if SEARCH_MODULE in sys.modules:
             _wrap_search(sys.modules[SEARCH_MODULE])
-        # compared by name: this file is installed twice, beside the .pth and inside the package
+        # compared by name: in a checkout this file is there twice, installed beside the .pth and inside the package
         elif not any(type(finder).__name__ == _SearchModuleFinder.__name__ for finder in sys.meta_path):
             sys.meta_path.insert(0, _SearchModuleFinder())
     except Exception as error:

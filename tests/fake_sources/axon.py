@@ -52,3 +52,10 @@ def write_brain(folder: Path, *, numbers: tuple[int, ...] = (1, 2, 3), images: s
         write_cube(folder / "train" / "artifacts" / f"volume-{number:03d}.tiff", axon_cube(100 + number, dtype=dtype)[0],
                    spacing=spacing)
     return folder
+
+
+def write_source(folder: Path) -> list[str]:
+    """Two brains with artefact and val cubes; the arguments of `nnneuro_convert axon` for them."""
+    write_brain(folder / "Sert-NIBS", numbers=(1, 2), artefacts=(1,), val=(1,))
+    write_brain(folder / "DCN-Stanford", numbers=(1,), images="cropped-cubes", dtype=np.uint8)
+    return [str(folder)]
