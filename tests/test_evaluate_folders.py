@@ -122,9 +122,7 @@ def test_empty_prediction_counts_as_zero(folders):
 
 
 def test_scores_files_agree_and_record_what_was_compared(folders):
-    found = evaluate_folders(
-        folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False
-    )
+    found = evaluate_folders(folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False)
     scores = json.loads((folders.out / "scores.json").read_text())
     assert scores["classes"] == {"axon": 1, "soma": 2} and scores["ignore_label"] == 3
     assert scores["tolerance_voxels"] == 2
@@ -139,9 +137,7 @@ def test_scores_files_agree_and_record_what_was_compared(folders):
     rows = list(csv.DictReader((folders.out / "scores.csv").open()))
     assert [row["row"] for row in rows] == ["case"] * 4 + ["mean"] * 2 + ["cases_in_mean"] * 2 + ["pooled"] * 2
     assert float(rows[-1]["Dice"]) == pytest.approx(found.pooled["soma"]["Dice"], abs=1e-5)
-    assert int(rows[-1]["true_positive"]) == sum(
-        int(row["true_positive"]) for row in rows[:4] if row["class"] == "soma"
-    )
+    assert int(rows[-1]["true_positive"]) == sum(int(row["true_positive"]) for row in rows[:4] if row["class"] == "soma")
 
 
 def test_what_is_predicted_in_ignored_voxels_changes_no_score(folders):
@@ -382,7 +378,7 @@ def test_interruption_leaves_nothing(folders, capsys, monkeypatch):
 
 
 def test_real_axons_with_three_annotated_planes(shared_data, tmp_path):
-    """A threshold scores in a sane range, a copy scores 1, and what is said in unlabelled planes is no matter."""
+    """A threshold scores in a sane range, a copy scores 1; what is said in unlabelled planes changes nothing."""
     source = shared_data / "ls_trailmap_axons"
     case = "train_original"
     image, reference = (tifffile.imread(source / kind / f"{case}.tif") for kind in ("images", "labels"))
@@ -394,9 +390,7 @@ def test_real_axons_with_three_annotated_planes(shared_data, tmp_path):
     tifffile.imwrite(folders.images / f"{case}_0000.tif", image)
     threshold = np.percentile(image, 80)
     folders.write(folders.predictions, case, (image > threshold).astype(np.uint8))
-    found = evaluate_folders(
-        folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False
-    )
+    found = evaluate_folders(folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False)
     assert 0.3 < found.pooled["axon"]["Dice"] < 0.8
     assert found.pooled["axon"]["clDice"] < found.pooled["axon"]["clDice_tolerant"] < 1
     assert found.cases[0].annotated == 3 * 120 * 120

@@ -154,6 +154,15 @@ def test_overlap_measures_equal_scikit_learn(seed):
         assert found[name] == pytest.approx(function(reference[annotated], prediction[annotated]))
 
 
+def test_counts_equal_those_of_nnunet():
+    from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
+
+    prediction, reference = blobs(1), blobs(2)
+    annotated = np.random.default_rng(0).random(reference.shape) < 0.6
+    found = measures.overlap_counts(Masks(prediction, reference, annotated))
+    assert tuple(found.values()) == compute_tp_fp_fn_tn(reference, prediction, ignore_mask=~annotated)
+
+
 def test_skeleton_measures_by_hand():
     """The reference is a line of 10 voxels; 6 are predicted in place, 4 others one voxel beside it, 5 far away."""
     reference, prediction = np.zeros((2, 5, 20, 30), bool)

@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REFERENCES",
         help="folder of label volumes with the same names, such as labelsTs",
     )
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="nnU-Net image folder (CASE_0000.tif) to show in the report"
-    )
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="nnU-Net image folder (CASE_0000.tif) to show in the report")
     parser.add_argument(
         "--training",
         type=Path,
@@ -80,7 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-predicted",
         action="store_true",
-        help="leave out references without prediction, as for the validation folder of one fold; otherwise they are an "
-        "error",
+        help="leave out references without prediction, as for the validation folder of one fold; otherwise they are an error",
     )
     return parser

@@ -63,9 +63,7 @@ def case_picture(pair: Pair, names: LabelNames) -> Picture:
     unlabelled = names.ignore is not None and bool((reference == names.ignore).any())
     handles = _legend_handles(names, unlabelled=unlabelled)
     if flat:
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9
-        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9)
     else:
         axes = list(rows[1])
         if image is not None:
@@ -90,21 +88,15 @@ def training_picture(fold: str, epochs: dict[int, Epoch]) -> Picture:
     losses, dice = figure.subplots(1, 2)
     numbers = list(epochs)
     marker = "o" if len(numbers) < 30 else ""
-    losses.plot(
-        numbers, [one.train_loss for one in epochs.values()], "-", marker=marker, ms=3, c="#0072b2", label="training"
-    )
-    losses.plot(
-        numbers, [one.val_loss for one in epochs.values()], "--", marker=marker, ms=3, c="#d55e00", label="validation"
-    )
+    losses.plot(numbers, [one.train_loss for one in epochs.values()], "-", marker=marker, ms=3, c="#0072b2", label="training")
+    losses.plot(numbers, [one.val_loss for one in epochs.values()], "--", marker=marker, ms=3, c="#d55e00", label="validation")
     losses.set(title="loss", xlabel="epoch")
     classes = max(len(one.pseudo_dice) for one in epochs.values())
     if classes > 1:
         for index in range(classes):
             found = [one.pseudo_dice[index] if index < len(one.pseudo_dice) else np.nan for one in epochs.values()]
             dice.plot(numbers, found, "-", lw=0.8, c="#9a9a9a", label="each class" if index == 0 else None)
-    dice.plot(
-        numbers, [one.mean_pseudo_dice for one in epochs.values()], "-", marker=marker, ms=3, c="#1a1a1a", label="mean"
-    )
+    dice.plot(numbers, [one.mean_pseudo_dice for one in epochs.values()], "-", marker=marker, ms=3, c="#1a1a1a", label="mean")
     dice.set(title="pseudo Dice on validation patches", xlabel="epoch", ylim=(0, 1))
     for ax in (losses, dice):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -199,6 +191,7 @@ def _show_errors(ax: Axes, prediction: np.ndarray, reference: np.ndarray, names:
 
 def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title: str) -> None:
     from matplotlib.colors import to_rgb
+    from scipy import ndimage
 
     picture = np.empty((*unlabelled.shape, 3), np.float32)
     picture[:] = to_rgb(_EMPTY)
@@ -206,8 +199,10 @@ def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title
     for colour, mask in masks.items():
         picture[mask] = to_rgb(colour)
     _imshow(ax, picture)
-    if unlabelled.any() and min(unlabelled.shape) > 1:
-        ax.contourf(unlabelled, levels=[0.5, 1.5], colors="none", hatches=["///"])
+    # no hatching in a rim a few voxels wide, where its lines would hide what lies beside it
+    wide = ndimage.binary_opening(unlabelled, iterations=3)
+    if wide.any():
+        ax.contourf(wide, levels=[0.5, 1.5], colors="none", hatches=["///"]).set(edgecolor="#8a8a8a", linewidth=0)
     ax.set_title(title, fontsize=10)
 
 

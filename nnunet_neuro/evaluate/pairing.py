@@ -66,9 +66,7 @@ def read_label_names(path: str | Path) -> LabelNames:
         labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
         items = list(labels.items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{path} holds no labels; expected nnU-Net\'s "labels": {{"background": 0, "NAME": 1, ...}}'
-        ) from error
+        raise ValueError(f'{path} holds no labels; expected nnU-Net\'s "labels": {{"background": 0, "NAME": 1, ...}}') from error
     values = {}
     for name, value in items:
         if isinstance(value, list) and len(value) == 1:
@@ -102,8 +100,7 @@ def find_label_names(predictions: Path, references: Path, dataset_json: Path | N
     found = [read_label_names(path) for path in candidates if path.is_file()]
     if not found:
         raise FileNotFoundError(
-            f"no dataset.json found as {' or '.join(map(str, candidates))}; give the one that names the labels with "
-            "--dataset-json"
+            f"no dataset.json found as {' or '.join(map(str, candidates))}; give the one that names the labels with --dataset-json"
         )
     if any((other.classes, other.ignore) != (found[0].classes, found[0].ignore) for other in found):
         raise ValueError(
@@ -134,9 +131,7 @@ def pair_cases(
         image. ValueError: two files of one case, or files of a case with other shape, voxel size or orientation.
     """
     predicted, referenced = _files_by_case(predictions, "prediction"), _files_by_case(references, "reference")
-    _refuse_unpaired(
-        predicted, referenced, f"no reference for prediction {{}}; expected a file of that name in {references}"
-    )
+    _refuse_unpaired(predicted, referenced, f"no reference for prediction {{}}; expected a file of that name in {references}")
     left_out = sorted(referenced.keys() - predicted.keys())
     if not only_predicted:
         _refuse_unpaired(

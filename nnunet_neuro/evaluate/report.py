@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nnunet_neuro.evaluate.figures import Picture, case_picture, training_picture
 from nnunet_neuro.evaluate.measures import MEASURES, Measure
 from nnunet_neuro.evaluate.pairing import spacing_zyx
-from nnunet_neuro.evaluate.summary import score_text
+from nnunet_neuro.evaluate.summary import number_of, score_text
 from nnunet_neuro.evaluate.training_log import Epoch
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 MOST_FIGURES = 24  # about 0.3 MB each; a browser stays quick with a page of this size
 
 
-def report_page(
-    evaluation: Evaluation, *, curves: dict[str, dict[int, Epoch]] | None = None, progress: bool = True
-) -> str:
+def report_page(evaluation: Evaluation, *, curves: dict[str, dict[int, Epoch]] | None = None, progress: bool = True) -> str:
     """The report as one HTML page.
 
     Up to `MOST_FIGURES` cases are pictured; of more, those with the lowest Dice.
@@ -44,7 +42,7 @@ def report_page(
     return _PAGE.substitute(
         title=escape(f"Evaluation of {evaluation.predictions.name or evaluation.predictions}"),
         subtitle=escape(
-            f"{_number_of(len(evaluation.cases), 'case')} · "
+            f"{number_of(len(evaluation.cases), 'case')} · "
             f"{'classes' if len(evaluation.names.classes) > 1 else 'class'} {classes} · "
             f"{evaluation.made_on[:10]} · nnunet_neuro {evaluation.made_with['nnunet_neuro']}"
         ),
@@ -53,7 +51,7 @@ def report_page(
         notes=_notes(evaluation),
         per_case=_per_case(evaluation),
         measures="\n".join(map(_measure_entry, MEASURES.values())),
-        tolerance=_number_of(evaluation.tolerance, "voxel"),
+        tolerance=number_of(evaluation.tolerance, "voxel"),
         figure_note=_figure_note(len(shown), len(evaluation.cases)),
         figures="\n".join(figures),
         training=_training_section(curves),
@@ -106,10 +104,7 @@ def _per_case(evaluation: Evaluation) -> str:
         for index, (name, values) in enumerate(case.values.items()):
             cells = "".join(_score_cell(values[key]) for key in MEASURES)
             first = ' class="first"' if index == 0 else ""
-            rows.append(
-                f'<tr{first}><th scope="row">{escape(case.pair.case)}</th>'
-                f'<td class="kind">{escape(name)}</td>{cells}</tr>'
-            )
+            rows.append(f'<tr{first}><th scope="row">{escape(case.pair.case)}</th><td class="kind">{escape(name)}</td>{cells}</tr>')
     return _table("Each case and class", ["case", "class"], rows)
 
 
@@ -144,7 +139,7 @@ def _notes(evaluation: Evaluation) -> str:
         )
     if evaluation.left_out:
         notes.append(
-            f"{_number_of(len(evaluation.left_out), 'reference')} without prediction left out on request: "
+            f"{number_of(len(evaluation.left_out), 'reference')} without prediction left out on request: "
             f"{', '.join(evaluation.left_out)}."
         )
     return "".join(f"<p>{escape(note)}</p>" for note in notes)
@@ -227,10 +222,6 @@ def _files(evaluation: Evaluation) -> str:
         '<th scope="col">SHA-256</th></tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
-
-
-def _number_of(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 _PAGE = Template("""<!DOCTYPE html>

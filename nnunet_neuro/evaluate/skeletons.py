@@ -21,9 +21,7 @@ import numpy as np
 Box = tuple[slice, ...]
 
 
-def skeleton_overlap(
-    prediction: np.ndarray, reference: np.ndarray, annotated: np.ndarray, *, tolerance: int
-) -> dict[str, int]:
+def skeleton_overlap(prediction: np.ndarray, reference: np.ndarray, annotated: np.ndarray, *, tolerance: int) -> dict[str, int]:
     """Count the skeleton voxels of each mask and how many of them the other mask holds.
 
     Args:
@@ -45,9 +43,7 @@ def skeleton_overlap(
         crop = bounding_box(masks["prediction"] | masks["reference"])
         if crop is None:
             continue
-        masks = {
-            name: mask[crop] if flat_axis is None else mask[crop].squeeze(flat_axis) for name, mask in masks.items()
-        }
+        masks = {name: mask[crop] if flat_axis is None else mask[crop].squeeze(flat_axis) for name, mask in masks.items()}
         for name, other in (("prediction", "reference"), ("reference", "prediction")):
             skeleton = skeletonise(masks[name])
             totals[f"skeleton_{name}"] += int(np.count_nonzero(skeleton))
@@ -76,8 +72,7 @@ def annotated_pieces(annotated: np.ndarray) -> list[tuple[Box, int | None]]:
         runs = _runs(annotated.any(axis=other_axes))
         if any(stop - start == 1 for start, stop in runs):
             return [
-                ((*whole[:axis], slice(start, stop), *whole[axis + 1 :]), axis if stop - start == 1 else None)
-                for start, stop in runs
+                ((*whole[:axis], slice(start, stop), *whole[axis + 1 :]), axis if stop - start == 1 else None) for start, stop in runs
             ]
     return [(whole, None)]
 

@@ -20,18 +20,20 @@ def summary_text(evaluation: Evaluation) -> str:
     for title, found in (("mean", evaluation.mean), ("pooled", evaluation.pooled)):
         table += [[name, title, *map(score_text, found[name].values())] for name in evaluation.names.classes]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [f"{len(evaluation.cases)} cases, tolerance {evaluation.tolerance} voxels"]
+    lines = [f"{number_of(len(evaluation.cases), 'case')}, tolerance {number_of(evaluation.tolerance, 'voxel')}"]
     for row in table:
-        cells = [
-            text.ljust(width) if n < 2 else text.rjust(width)
-            for n, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        cells = [text.ljust(width) if n < 2 else text.rjust(width) for n, (text, width) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     if evaluation.left_out:
-        lines.append(f"left out: {len(evaluation.left_out)} references without prediction")
+        lines.append(f"left out: {number_of(len(evaluation.left_out), 'reference')} without prediction")
     return "\n".join(lines)
 
 
 def score_text(value: float) -> str:
     """Three decimals; a dash where the measure is undefined."""
     return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def number_of(number: int, thing: str) -> str:
+    """A number with its noun, in the plural where it needs one."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
