@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from nnunet_neuro.networks.axial_attention import (
     LineAttention,
     PositionCode,
 )
+from nnunet_neuro.training import PlanNetworkMixin
 
 CLASS_NAME = "nnunet_neuro.networks.axial_attention.AxialAttentionUNet"
 # strides per stage, and a patch that is divisible by them though not a power of two
@@ -197,6 +199,20 @@ def test_memory_estimate_grows_by_the_attention() -> None:
     # one attended level: 6 x 10 x 8 voxels, three axes with the 8 channels of a line, and q, k, v and output of 4 x 16
     attention = 6 * 10 * 8 * 3 * (8 + 4 * 64) // 2
     assert network.compute_conv_feature_map_size(ISOTROPIC_3D[1]) == convolutions + attention
+
+
+def test_plans_of_another_kind_of_network_are_refused_in_one_sentence() -> None:
+    configuration = SimpleNamespace(
+        network_arch_class_name="dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+        network_arch_init_kwargs={"n_stages": 2, "n_blocks_per_stage": [1, 3]},
+        network_arch_init_kwargs_req_import=[],
+    )
+
+    class Trainer(PlanNetworkMixin):
+        network_class_name = CLASS_NAME
+
+    with pytest.raises(ValueError, match="nnUNetResEncUNetMPlans.* set n_blocks_per_stage .*use plans of another planner"):
+        Trainer.build_network_architecture(SimpleNamespace(plans_name="nnUNetResEncUNetMPlans"), configuration, 1, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
