@@ -189,6 +189,7 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 def _check_pages(path: Path, tif) -> None:
     """A cut file lacks pages that its description announces, or page data lies behind the end of the file."""
+    tif.pages.useframes = True  # of the further pages only the position of their voxels is wanted; a fifth of the time
     found, size = len(tif.pages), path.stat().st_size
     announced = _announced_pages(tif)
     first = tif.pages[0]
