@@ -125,7 +125,7 @@ def _heading(name: str) -> str:
 
 def _score_cell(value: float, cases: int | None = None, of: int | None = None) -> str:
     note = f"<br><small>{cases} of {of}</small>" if cases is not None and cases != of else ""
-    bar = "" if math.isnan(value) else f' style="--share:{min(max(value, 0), 1) * 100:.0f}%"'
+    bar = "" if math.isnan(value) or value < 0.005 else f' style="--share:{min(value, 1) * 100:.0f}%"'
     return f'<td class="score"{bar}>{score_text(value)}{note}</td>'
 
 
@@ -251,8 +251,8 @@ thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; line-hei
 tbody th { font-weight: 600; white-space: nowrap; }
 .kind { color: var(--soft); white-space: nowrap; }
 .score { text-align: right; }
-td.score {
-  background: linear-gradient(to right, var(--bar) var(--share, 0%), transparent var(--share, 0%));
+td.score[style] {
+  background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share));
   background-size: 100% 4px; background-position: bottom; background-repeat: no-repeat;
 }
 .pooled td, .pooled th { border-bottom-color: #9aa4ae; }
@@ -282,7 +282,10 @@ footer { color: var(--soft); font-size: 0.85rem; padding-top: 20px; padding-bott
   th, td { padding: 3px 4px; }
   tr { break-inside: avoid; }
   h2 { break-after: avoid; }
-  td.score { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .measures div { break-inside: avoid; }
+  .measures p { font-size: 9.5pt; }
+  .measures .fine { font-size: 8pt; }
+  td.score[style] { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 </style>
 </head>
