@@ -101,10 +101,9 @@ def _overview(evaluation: Evaluation) -> str:
 def _per_case(evaluation: Evaluation) -> str:
     rows = []
     for case in evaluation.cases:
-        for index, (name, values) in enumerate(case.values.items()):
+        for name, values in case.values.items():
             cells = "".join(_score_cell(values[key]) for key in MEASURES)
-            first = ' class="first"' if index == 0 else ""
-            rows.append(f'<tr{first}><th scope="row">{escape(case.pair.case)}</th><td class="kind">{escape(name)}</td>{cells}</tr>')
+            rows.append(f'<tr><th scope="row">{escape(case.pair.case)}</th><td class="kind">{escape(name)}</td>{cells}</tr>')
     return _table("Each case and class", ["case", "class"], rows)
 
 
