@@ -42,7 +42,8 @@ def _compare(folder: Path, cubes: int, side: int, rounds: int) -> None:
     megabytes = _make_cubes(brain, cubes, side)
     ways = {"plain loop": lambda: _plain_loop(brain, folder / "loop")}
     for workers in (1, 2):
-        ways[f"nnneuro_convert, {workers} worker{'s' * (workers > 1)}"] = lambda workers=workers: _convert(brain, folder / "raw", workers)
+        name = f"nnneuro_convert, {workers} worker{'s' * (workers > 1)}"
+        ways[name] = lambda workers=workers: _convert(brain, folder / "raw", workers)
     seconds = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, way in ways.items():

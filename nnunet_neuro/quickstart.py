@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ class Step:
         environment: variables that only this command wants.
         resume: a file that, if there, lets the command continue with `--c`.
         always: run it in any case; it finds out itself what is to be done.
+        clear: a folder of an older dataset's results that would be in the way; removed before the command runs, except to resume.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Step:
     environment: tuple[tuple[str, str], ...] = ()
     resume: Path | None = None
     always: bool = False
+    clear: Path | None = None
 
 
 def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int) -> list[Step]:
@@ -71,7 +74,7 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int)
         return Step(f"Train fold {fold} with axial attention",
                     ("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, fold, *chosen, "-device", device),
                     (fold_folder / "checkpoint_final.pth", fold_folder / "validation" / "summary.json"),
-                    environment=length, resume=fold_folder / "checkpoint_latest.pth")
+                    environment=length, resume=fold_folder / "checkpoint_latest.pth", clear=fold_folder)
 
     return [
         Step("Convert the axon cubes of two brains into an nnU-Net dataset",
@@ -79,14 +82,15 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int)
               "-d", str(DATASET_ID)), (raw / "dataset.json",), always=True),
         Step("Plan a small network and preprocess",
              ("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-pl", PLANNER, "-c", CONFIGURATION,
-              "--verify_dataset_integrity", "-npfp", "2", "-np", "2"), (folder / "preprocessed" / DATASET / f"{PLANS}.json",)),
+              "--verify_dataset_integrity", "-npfp", "2", "-np", "2"),
+             (folder / "preprocessed" / DATASET / f"{PLANS}.json",), clear=folder / "preprocessed" / DATASET),
         *(train(fold) for fold in FOLDS),
         Step("Find the best configuration and its postprocessing",
              ("nnUNetv2_find_best_configuration", str(DATASET_ID), "-c", CONFIGURATION, "-f", *FOLDS, *chosen,
               "--disable_ensembling", "-np", "2"), (folder / "results" / DATASET / "inference_information.json",)),
         Step("Predict the volumes that were in no fold",
              ("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", str(DATASET_ID), "-c", CONFIGURATION,
-              "-f", *FOLDS, *chosen, "-device", device, "-npp", "1", "-nps", "1"), tuple(predictions / name for name in predicted)),
+              "-f", *FOLDS, *chosen, "-device", device, "-npp", "1", "-nps", "1"), tuple(predictions / name for name in predicted), clear=predictions),
         Step("Evaluate and draw the report",
              ("nnneuro_evaluate", str(predictions), str(raw / "labelsTs"), "--images", str(raw / "imagesTs"), "--training", str(model),
               "--out", str(report)), (report / "report.html", report / "scores.json")),
@@ -132,9 +136,11 @@ def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
         command = step.command
         if step.resume is not None and step.resume.is_file() and not redo and done.get(step.title + " (begun)") == key:
             command = (*command, "--c")
+        elif step.clear is not None:
+            shutil.rmtree(step.clear, ignore_errors=True)
         say(f"  $ {_printed(step, command)}")
         write_json(state_file, {**done, step.title + " (begun)": key})
-        _run(step, command, variables, logs / f"{number}_{command[0]}.log", say)
+        _run(step, command, variables, logs / f"{number}_{Path(command[0]).name}.log", say)
         missing = [str(path) for path in step.makes if not path.exists()]
         if missing:
             raise ValueError(f"{command[0]} ended without making {missing[0]}; its output is in {logs}")
