@@ -41,6 +41,10 @@ class AxialAttentionUNet(PlainConvUNet):
         1         64       4                  16       64       0.05 M
                                                               19.4 M, in total 50.6 M instead of 31.2 M
 
+    Measured by benchmarks/axial_attention_memory.py for that plan (one patch of 128^3, 32 bit, two x86-64 cores, torch
+    2.15; without -> with attention): 3.6 -> 5.4 GB kept for the backward pass, 5.8 -> 7.9 GB peak memory of the process,
+    20 -> 22 s for forward and backward.
+
     Differences from D-LMBmap's MyTrainerAxial:
     - P was a learnt table per axis for a patch of exactly 128 voxels. Here it is a learnt linear map of sines and
       cosines of the coordinate, counted from the centre of the patch. No parameter depends on the patch size: every
