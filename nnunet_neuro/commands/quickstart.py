@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> None:
         epilog="Running it again continues from what is done.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("quickstart"), help="where everything is put")
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="auto takes a GPU where there is one")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs for each fold")
-    parser.add_argument("--iterations", type=int, default=15, help="iterations per epoch")
+    parser.add_argument("--epochs", type=int, default=14, help="epochs for each fold")
+    parser.add_argument("--iterations", type=int, default=20, help="iterations per epoch")
     arguments = parser.parse_args(argv)
 
     from nnunet_neuro.quickstart import pick_device, run_quickstart

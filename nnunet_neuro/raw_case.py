@@ -1,0 +1,171 @@
+"""The files of one case of a raw dataset, written completely or not at all, and the record that says so."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_neuro.raw_formats import FORMATS, smallest_label_dtype, write_json
+
+if TYPE_CHECKING:
+    from nnunet_neuro.raw_dataset import Case, DatasetInfo
+
+# split of a case -> folders of its images and labels
+PARTS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+
+
+def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
+    """Write the files of one case, then its record; do nothing where the record says that they are already there.
+
+    Returns:
+        The identifier with "written" or "unchanged".
+    """
+    record_file = folder / "provenance" / "cases" / f"{case.identifier}.json"
+    known = json.loads(record_file.read_text()) if record_file.is_file() else None
+    sources = _hash_sources(case, known)
+    facts = {
+        "group": case.group,
+        "split": case.split,
+        "shape": list(case.channels[0].shape),
+        "spacing": [float(size) for size in case.spacing],
+        "label_values": {str(k): v for k, v in case.label_values.items()} if case.label_values is not None else None,
+        **json.loads(json.dumps(dict(case.notes))),
+    }
+    if known is not None and _same(known, sources, facts) and _outputs_are_there(folder, known):
+        return case.identifier, "unchanged"
+
+    (folder / "dataset.json").unlink(missing_ok=True)  # until everything is written again
+    record_file.unlink(missing_ok=True)
+    label, voxels_of = _read_label(case, info)
+    outputs = _write_files(case, info, folder, label)
+    record = {"sources": sources, **facts, "label_voxels": voxels_of, "outputs": outputs}
+    write_json(record_file, record)
+    return case.identifier, "written"
+
+
+def _same(known: Mapping[str, Any], sources: list[dict], facts: Mapping[str, Any]) -> bool:
+    content = [(source["path"], source["sha256"]) for source in sources]
+    return content == [(s["path"], s["sha256"]) for s in known["sources"]] and all(known.get(k) == v for k, v in facts.items())
+
+
+def _outputs_are_there(folder: Path, known: Mapping[str, Any]) -> bool:
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in known["outputs"].items())
+
+
+def _hash_sources(case: Case, known: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    files = [path for volume in (*case.channels, case.label) if volume is not None for path in volume.files()]
+    before = {source["path"]: source for source in known["sources"]} if known else {}
+    sources = []
+    for path in dict.fromkeys(files):
+        state = path.stat()
+        source = before.get(str(path), {})
+        if (source.get("bytes"), source.get("mtime_ns")) != (state.st_size, state.st_mtime_ns):
+            with path.open("rb") as stream:
+                digest = _sha256(stream)
+            source = {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
+        sources.append(source)
+    return sources
+
+
+def _sha256(stream) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_label(case: Case, info: DatasetInfo) -> tuple[np.ndarray | None, dict[str, int]]:
+    """The label in the dataset's values and smallest type, with the number of voxels of each class."""
+    if case.label is None:
+        return None, {}
+    label = case.label.read()
+    values = case.label_values if case.label_values is not None else {value: value for value in info.labels.values()}
+    count_of = _count_values(label, values)
+    unknown = [value for value in count_of if value not in values]
+    if unknown:
+        raise ValueError(f"label {case.label.path} holds the value {unknown[0]} ({count_of[unknown[0]]} voxels), expected one of "
+                         f"{sorted(values)}; choose another variant (nnneuro_convert {info.converter} --help) or correct the label")
+    voxels_of = dict.fromkeys(info.labels, 0)
+    name_of = {value: name for name, value in info.labels.items()}
+    for value, count in count_of.items():
+        voxels_of[name_of[values[value]]] += count
+    return _map_values(label, {value: values[value] for value in count_of}, smallest_label_dtype(max(info.labels.values()))), voxels_of
+
+
+def _count_values(label: np.ndarray, expected: Iterable[int]) -> dict[int, int]:
+    """Voxels per value that occurs; the expected ones are counted first, since sorting a volume takes ten times as long."""
+    limits = (0, 1) if label.dtype.kind == "b" else (np.iinfo(label.dtype).min, np.iinfo(label.dtype).max)
+    counts = {value: int(np.count_nonzero(label == value)) for value in expected if limits[0] <= value <= limits[1]}
+    if sum(counts.values()) == label.size:
+        return {value: count for value, count in counts.items() if count}
+    found, numbers = np.unique(label, return_counts=True)
+    return {int(value): int(number) for value, number in zip(found, numbers)}
+
+
+def _map_values(label: np.ndarray, values: Mapping[int, int], dtype: np.dtype) -> np.ndarray:
+    if all(value == mapped for value, mapped in values.items()):
+        return label.astype(dtype, copy=False)
+    if label.dtype.itemsize <= 2 and label.dtype.kind == "u":
+        table = np.zeros(np.iinfo(label.dtype).max + 1, dtype)
+        table[list(values)] = list(values.values())
+        return table[label]
+    mapped = np.zeros(label.shape, dtype)
+    for value, target in values.items():
+        mapped[label == value] = target
+    return mapped
+
+
+def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray | None) -> dict[str, int]:
+    form = FORMATS[info.file_ending]
+    images, labels = PARTS[case.split]
+    outputs: dict[str, int] = {}
+
+    def write(name: str, array: np.ndarray, affine: np.ndarray | None) -> None:
+        outputs[name] = _write_complete(folder, name, array, lambda path: form.write(path, array, case.spacing, affine))
+
+    for number, volume in enumerate(case.channels):
+        image = volume.read()
+        if image.dtype.kind == "f":
+            if not np.isfinite(image).all():
+                raise ValueError(f"{volume.path} holds NaN or infinite voxels; nnU-Net cannot normalise them: replace them first")
+            image = image.astype(np.float32, copy=False)
+        write(f"{images}/{case.identifier}_{number:04d}{info.file_ending}", image, volume.affine)
+    if label is not None:
+        write(f"{labels}/{case.identifier}{info.file_ending}", label, case.channels[0].affine)
+    if form.sidecar:
+        for part in (images, labels) if label is not None else (images,):
+            sidecar = folder / part / f"{case.identifier}.json"
+            write_json(sidecar, {"spacing": [float(size) for size in case.spacing]})
+            outputs[f"{part}/{case.identifier}.json"] = sidecar.stat().st_size
+    return outputs
+
+
+def _write_complete(folder: Path, name: str, array: np.ndarray, write: Callable[[Path], None]) -> int:
+    """Write to a partial name, rename when complete; gives the size in bytes."""
+    final = folder / name
+    partial = folder / "provenance" / "partial" / final.name.replace(".", f"-{os.getpid()}.", 1)
+    final.parent.mkdir(exist_ok=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(partial.parent).free
+    try:
+        if free < array.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(partial)
+        size = partial.stat().st_size
+        partial.replace(final)
+        return size
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"no space left for {final}: it needs up to {array.nbytes} bytes, {free} were free; make room and run the "
+                          "same command again to continue") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
