@@ -213,6 +213,6 @@ def _program(programs: Path, name: str) -> str:
 def _worth_showing(line: str) -> str | None:
     """Of nnU-Net's long output, the lines that show progress."""
     line = line.rsplit("\r", 1)[-1].strip()
-    marks = ("Epoch ", "Pseudo dice", "Mean Validation Dice", "predicting ", "Predicting ", "mean  ", "pooled", "error")
+    marks = ("Epoch ", "Pseudo dice", "Mean Validation Dice", "predicting ", "Predicting ", "mean  ", "pooled")
     shown = next((line[line.index(mark):] for mark in marks if mark in line), None)
     return shown if shown and len(shown) < 200 else None
