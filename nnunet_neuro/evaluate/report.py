@@ -78,11 +78,11 @@ def _navigation(with_training: bool) -> str:
     sections = {
         "overview": "Overview",
         "cases": "Scores per case",
-        "measures": "How to read the measures",
         "figures": "Figures",
     }
     if with_training:
         sections["training"] = "Training"
+    sections["measures"] = "How to read the measures"
     sections["files"] = "What was compared"
     return "\n".join(f'<li><a href="#{anchor}">{name}</a></li>' for anchor, name in sections.items())
 
@@ -307,6 +307,11 @@ $overview
 <section id="cases"><h2>Scores per case</h2>
 $per_case
 </section>
+<section id="figures"><h2>Figures</h2>
+<p>$figure_note</p>
+$figures
+</section>
+$training
 <section id="measures"><h2>How to read the measures</h2>
 <p>A dash is an undefined value; it is left out of the mean, and the number of cases in the mean is then
 given below it.</p>
@@ -314,11 +319,6 @@ given below it.</p>
 $measures
 </dl>
 </section>
-<section id="figures"><h2>Figures</h2>
-<p>$figure_note</p>
-$figures
-</section>
-$training
 <section id="files"><h2>What was compared</h2>
 $files
 </section>
