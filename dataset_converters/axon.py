@@ -21,13 +21,15 @@ Citation: D-LMBmap (Li et al., Nature Methods 2023); TRAILMAP (Friedmann et al.,
 from __future__ import annotations
 
 import argparse
+import functools
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo
-from nnunet_neuro.volumes import TIFF_SUFFIXES, Volume, empty_label, last_number, open_volume
+from nnunet_neuro.volumes import TIFF_SUFFIXES, Volume, empty_label, last_number, open_volume, slice_files
 
 DEFAULT_ID = 701
 DEFAULT_NAME = "Axons"
@@ -41,6 +43,7 @@ VARIANTS = {
 _IMAGE_FOLDERS = ("volumes", "cropped-cubes")
 _LABEL_FOLDERS = {"fine": "Fine-label", "rough": "Rough-label"}
 _ARTEFACT_FOLDER = "artifacts"
+_OTHER_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".h5", ".hdf5", ".zarr", ".npy", ".png", ".jpg", ".ims", ".czi", ".lif", ".nd2")
 _SPLITS = {"train": "train", "val": "test"}
 _EDGE_CLASS = "edge"
 
@@ -73,10 +76,11 @@ def parse_spacing(text: str) -> tuple[float, float, float]:
 def dataset_info(arguments: argparse.Namespace) -> DatasetInfo:
     """Labels and settings of the dataset that `cases` gives."""
     brains = _find_brains(arguments)
+    sparse = any(brain.variant == "trailmap" for brain in brains)
     labels = {"background": 0, "axon": 1}
-    if arguments.edge == "class":
+    if sparse and arguments.edge == "class":
         labels[_EDGE_CLASS] = len(labels)
-    if arguments.ignore_value is not None or any(brain.variant == "trailmap" for brain in brains):
+    if sparse or arguments.ignore_value is not None:
         labels[IGNORE] = len(labels)
     return DatasetInfo(
         name=arguments.name,
@@ -86,8 +90,7 @@ def dataset_info(arguments: argparse.Namespace) -> DatasetInfo:
         licence="that of the source cubes (D-LMBmap: CC BY 4.0, TRAILMAP: MIT)",
         reference="D-LMBmap, github.com/lmbneuron/D-LMBmap; TRAILMAP, github.com/AlbertPun/TRAILMAP",
         converter="axon",
-        settings={"variants": {brain.name: brain.variant for brain in brains}, "label": arguments.label, "edge": arguments.edge,
-                  "spacing": arguments.spacing, "ignore_value": arguments.ignore_value},
+        settings={"label": arguments.label, "edge": arguments.edge, "spacing": arguments.spacing, "ignore_value": arguments.ignore_value},
         sources=tuple(str(brain.folder) for brain in brains),
     )
 
@@ -101,15 +104,18 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     """
     labels = dataset_info(arguments).labels
     cubes = [cube for brain in _find_brains(arguments) for cube in _find_cubes(brain, arguments.label)]
+    if not any(cube.part == "train" and cube.label is not None for cube in cubes):
+        raise FileNotFoundError(f"found no training cube with a label in {', '.join(arguments.sources)}; expected train/volumes (or "
+                                "train/cropped-cubes) with volume-NNN.tiff, and Fine-label or Rough-label beside it")
     for cube in cubes:
         image = open_volume(cube.image)
-        if image.dtype.kind != "u":
+        if image.dtype.kind != "u" or image.dtype.itemsize > 2:
             raise ValueError(f"{cube.image} holds {image.dtype} voxels; axon cubes are uint8 or uint16: convert it without rescaling")
         yield Case(
             identifier=cube.identifier,
             channels=(image,),
-            label=empty_label(image) if cube.label is None else open_volume(cube.label),
-            spacing=_spacing(image, arguments.spacing),
+            label=empty_label(image) if cube.label is None else _open_label(cube),
+            spacing=_spacing(image, arguments.spacing, cube.brain),
             group=f"{cube.brain.name}/{cube.name}",
             split=_SPLITS[cube.part],
             label_values={0: 0} if cube.label is None else _label_values(cube.brain.variant, labels, arguments),
@@ -147,11 +153,11 @@ def _find_brains(arguments: argparse.Namespace) -> list[_Brain]:
     brains = []
     for source in arguments.sources:
         variant, equals, path = source.partition("=")
-        if not equals:
+        if not equals or "/" in variant or Path(source).exists():
             variant, path = arguments.variant, source
         if variant not in VARIANTS:
             raise ValueError(f"variant {variant!r} of {source} is unknown; choose one of {', '.join(VARIANTS)}")
-        folder = Path(path).resolve()
+        folder = Path(path).absolute()  # not resolved: a link's own name is the brain's name
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {path}; expected a brain with train/volumes and train/Fine-label in it")
         found = [folder] if _is_brain(folder) else sorted(child for child in folder.iterdir() if child.is_dir() and _is_brain(child))
@@ -181,16 +187,32 @@ def _find_cubes(brain: _Brain, wanted_label: str | None) -> list[_Cube]:
     cubes = []
     for part in _SPLITS:
         folder = brain.folder / part
-        images = _by_number(_one_of(folder, _IMAGE_FOLDERS), "volumes")
-        if images:
+        if not folder.is_dir():
+            continue
+        _check_known_folders(folder)
+        image_folder = _one_of(folder, _IMAGE_FOLDERS)
+        images = _by_number(image_folder, "volumes")
+        if images or any((folder / name).is_dir() for name in _LABEL_FOLDERS.values()):
             kind, labels = _labels(folder, part, wanted_label)
-            _check_paired(images, labels, folder / _LABEL_FOLDERS[kind])
+            _check_paired(images, labels, image_folder, folder / _LABEL_FOLDERS[kind])
             cubes += [_Cube(brain, part, number, path, labels[number], kind) for number, path in images.items()]
         artefacts = _by_number(folder / _ARTEFACT_FOLDER, "artefact cubes")
         cubes += [_Cube(brain, part, number, path, None, None) for number, path in artefacts.items()]
     if not cubes:
         raise FileNotFoundError(f"the folders of {brain.folder} are empty; expected files such as train/volumes/volume-001.tiff")
     return cubes
+
+
+def _check_known_folders(folder: Path) -> None:
+    """A misspelt folder would otherwise vanish without a word."""
+    known = (*_IMAGE_FOLDERS, *_LABEL_FOLDERS.values(), _ARTEFACT_FOLDER)
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and child.name not in known and any(_is_tiff(path) for path in child.iterdir()):
+            raise ValueError(f"folder {child} holds TIFFs, but is none of {', '.join(known)}; rename it or move it away")
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in TIFF_SUFFIXES and not path.name.startswith(".")
 
 
 def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
@@ -216,9 +238,11 @@ def _by_number(folder: Path, what: str) -> dict[int, Path]:
     if not folder.is_dir():
         return by_number
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in TIFF_SUFFIXES):
+        if path.name.lower().endswith(_OTHER_VOLUMES):
+            raise ValueError(f"{path} is no TIFF; this layout holds TIFF cubes only: convert it or move it away")
+        if path.name.startswith(".") or not (path.is_dir() or _is_tiff(path)):
             continue
-        number = last_number(path.name if path.is_dir() else path.stem)
+        number = _cube_number(path.name if path.is_dir() else path.stem)
         if number is None:
             raise ValueError(f"{path} has no number in its name; expected names such as volume-001.tiff")
         if number in by_number:
@@ -227,21 +251,42 @@ def _by_number(folder: Path, what: str) -> dict[int, Path]:
     return by_number
 
 
-def _check_paired(images: dict[int, Path], labels: dict[int, Path], label_folder: Path) -> None:
+def _cube_number(stem: str) -> int | None:
+    """The number behind volume- or label-, also where something follows it, else the last one."""
+    named = re.match(r"(?:volume|label)[-_ ]?(\d+)", stem, re.IGNORECASE)
+    return int(named.group(1)) if named else last_number(stem)
+
+
+def _check_paired(images: dict[int, Path], labels: dict[int, Path], image_folder: Path, label_folder: Path) -> None:
     for number, path in images.items():
         if number not in labels:
             raise FileNotFoundError(f"no label for {path.name!r} in {label_folder}; expected 'label-{number:03d}.tiff'")
     for number, path in labels.items():
         if number not in images:
             raise FileNotFoundError(f"no volume for label {path.name!r} of {label_folder}; expected a 'volume-{number:03d}.tiff' in "
-                                    f"{next(iter(images.values())).parent}")
+                                    f"{image_folder}")
 
 
-def _spacing(image: Volume, given: tuple[float, float, float] | None) -> tuple[float, ...]:
-    spacing = image.spacing or given
-    if spacing is None:
+def _open_label(cube: _Cube) -> Volume:
+    label = open_volume(cube.label)
+    if cube.image.is_dir() and cube.label.is_dir():
+        first, other = (last_number(slice_files(folder)[0].stem) for folder in (cube.image, cube.label))
+        if abs(first - other) > 1:  # one program counts from 0, another from 1
+            raise ValueError(f"the slices of {cube.label} begin with {other}, those of {cube.image} with {first}; expected the same planes")
+    return label
+
+
+def _spacing(image: Volume, given: tuple[float, float, float] | None, brain: _Brain) -> tuple[float, ...]:
+    if image.spacing is None and given is None:
         raise ValueError(f"{image.path} does not state its voxel size; give it as --spacing Z,Y,X in micrometres")
-    return spacing
+    if image.spacing and given and any(abs(a / b - 1) > 1e-3 for a, b in zip(image.spacing, given)):
+        _warn_once(f"the TIFFs of brain {brain.name} state a voxel size of {image.spacing}, which is used instead of --spacing {given}")
+    return image.spacing or given
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _label_values(variant: str, labels: dict[str, int], arguments: argparse.Namespace) -> dict[int, int]:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_neuro.raw_dataset import NNUNET_FOLDERS
 from nnunet_neuro.startup import PluginClass, plugin_classes
 
 PACKAGES = ("nnunet_neuro", "nnunetv2", "torch", "torchvision", "timm", "dynamic_network_architectures", "batchgenerators",
             "batchgeneratorsv2", "numpy", "SimpleITK", "tifffile", "intern")  # fmt: skip
-NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass(frozen=True)

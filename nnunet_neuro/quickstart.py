@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_neuro.raw_dataset import NNUNET_FOLDERS
 from nnunet_neuro.raw_formats import write_json
 
 DATASET_ID = 701
@@ -38,7 +39,7 @@ class Step:
         command: program and arguments.
         makes: files that are there when it is done.
         environment: variables that only this command wants.
-        resume: a file that, if there, lets the command continue with `--c`.
+        resume: files of which one, if there, lets the command continue with `--c`.
         always: run it in any case; it finds out itself what is to be done.
         clear: a folder of an older dataset's results that would be in the way; removed before the command runs, except to resume.
     """
@@ -47,7 +48,7 @@ class Step:
     command: tuple[str, ...]
     makes: tuple[Path, ...]
     environment: tuple[tuple[str, str], ...] = ()
-    resume: Path | None = None
+    resume: tuple[Path, ...] = ()
     always: bool = False
     clear: Path | None = None
 
@@ -76,7 +77,9 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int)
         return Step(f"Train fold {fold} with axial attention",
                     ("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, fold, *chosen, "-device", device),
                     (fold_folder / "checkpoint_final.pth", fold_folder / "validation" / "summary.json"),
-                    environment=length, resume=fold_folder / "checkpoint_latest.pth", clear=fold_folder)
+                    # nnU-Net keeps the latest while it trains and the final one while it validates
+                    environment=length, resume=(fold_folder / "checkpoint_latest.pth", fold_folder / "checkpoint_final.pth"),
+                    clear=fold_folder)
 
     return [
         Step("Convert the axon cubes of two brains into an nnU-Net dataset",
@@ -126,30 +129,29 @@ def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     state_file = folder / "done.json"
-    begun, redo = time.monotonic(), False
+    begun = time.monotonic()
     for number, step in enumerate(steps, 1):
         done = json.loads(state_file.read_text()) if state_file.is_file() else {}
         key = _key(step, folder)
-        known = done.get(step.title) == key
-        complete = known and all(path.exists() for path in step.makes)
         say(f"\n[{number}/{len(steps)}] {step.title}")
-        if complete and not redo and not step.always:
+        if not step.always and done.get(step.title) == key and all(path.exists() for path in step.makes):
             say(f"  done already: {_printed(step, step.command)}")
             continue
-        before = _digest(folder)
         command = step.command
-        if step.resume is not None and step.resume.is_file() and not redo and done.get(step.title + " (begun)") == key:
+        if any(path.is_file() for path in step.resume) and done.get(_begun(step)) == key:
             command = (*command, "--c")
         elif step.clear is not None:
             shutil.rmtree(step.clear, ignore_errors=True)
         say(f"  $ {_printed(step, command)}")
-        write_json(state_file, {**done, step.title + " (begun)": key})
+        if not step.always:  # what follows was made from what this step made before
+            later = {name for other in steps[number - 1 :] for name in (other.title, _begun(other))}
+            done = {name: value for name, value in done.items() if name not in later}
+        done[_begun(step)] = key
+        write_json(state_file, done)
         _run(step, command, variables, logs / f"{number}_{Path(command[0]).name}.log", say)
         missing = [str(path) for path in step.makes if not path.exists()]
         if missing:
             raise ValueError(f"{command[0]} ended without making {missing[0]}; its output is in {logs}")
-        # a changed dataset changes everything that was made from it
-        redo = redo or (_digest(folder) != before if step.always else True)
         write_json(state_file, {**done, step.title: _key(step, folder)})
     say(f"\nAll steps took {(time.monotonic() - begun) / 60:.1f} minutes.")
     return folder / "report" / "report.html"
@@ -165,7 +167,7 @@ def pick_device() -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return {name: str(folder / name.removeprefix("nnUNet_")) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    return {name: str(folder / name.removeprefix("nnUNet_")) for name in NNUNET_FOLDERS}
 
 
 def _digest(folder: Path) -> str:
@@ -174,7 +176,12 @@ def _digest(folder: Path) -> str:
 
 
 def _key(step: Step, folder: Path) -> str:
+    # the dataset is part of it: where that changed, everything made from it is made anew
     return hashlib.sha256(json.dumps([step.command, step.environment, _digest(folder)]).encode()).hexdigest()
+
+
+def _begun(step: Step) -> str:
+    return step.title + " (begun)"
 
 
 def _printed(step: Step, command: tuple[str, ...]) -> str:

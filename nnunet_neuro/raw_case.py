@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_neuro.raw_formats import FORMATS, smallest_label_dtype, write_json
+from nnunet_neuro.raw_formats import FORMATS, complete_file, smallest_label_dtype, write_json
 
 if TYPE_CHECKING:
     from nnunet_neuro.raw_dataset import Case, DatasetInfo
@@ -29,7 +27,7 @@ def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
         The identifier with "written" or "unchanged".
     """
     record_file = folder / "provenance" / "cases" / f"{case.identifier}.json"
-    known = json.loads(record_file.read_text()) if record_file.is_file() else None
+    known = read_record(record_file)
     sources = _hash_sources(case, known)
     facts = {
         "group": case.group,
@@ -46,6 +44,9 @@ def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
     record_file.unlink(missing_ok=True)
     label, voxels_of = _read_label(case, info)
     outputs = _write_files(case, info, folder, label)
+    for name in known["outputs"] if known else ():  # a case that was a training case may be a test case now
+        if name not in outputs:
+            (folder / name).unlink(missing_ok=True)
     record = {"sources": sources, **facts, "label_voxels": voxels_of, "outputs": outputs}
     write_json(record_file, record)
     return case.identifier, "written"
@@ -154,18 +155,15 @@ def _write_complete(folder: Path, name: str, array: np.ndarray, write: Callable[
     partial = folder / "provenance" / "partial" / final.name.replace(".", f"-{os.getpid()}.", 1)
     final.parent.mkdir(exist_ok=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(partial.parent).free
-    try:
-        if free < array.nbytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with complete_file(final, partial, array.nbytes):
         write(partial)
-        size = partial.stat().st_size
-        partial.replace(final)
-        return size
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(f"no space left for {final}: it needs up to {array.nbytes} bytes, {free} were free; make room and run the "
-                          "same command again to continue") from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    return final.stat().st_size
+
+
+def read_record(record_file: Path) -> dict[str, Any] | None:
+    """The record of a case; None where there is none, or where a power cut left an unreadable one."""
+    try:
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        return record if {"sources", "outputs"} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None

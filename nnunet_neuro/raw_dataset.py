@@ -15,17 +15,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_neuro.raw_case import PARTS, write_case
+from nnunet_neuro.raw_case import PARTS, read_record, write_case
 from nnunet_neuro.raw_formats import FORMATS, write_json
 from nnunet_neuro.splits import fixed_split, grouped_folds
 from nnunet_neuro.volumes import Volume
 
+_LOCK = ".conversion.lock"
+_IMAGE_AND_LABEL_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 IGNORE = "ignore"
 
@@ -67,7 +70,8 @@ class DatasetInfo:
         licence: of the source data.
         reference: citation or address of the source data.
         converter: word after `nnneuro_convert`.
-        settings: every option that shapes the files; another value is another dataset.
+        settings: every option that shapes all files; another value is another dataset. What differs from case to case stands in the
+            case, so that a further source can join a dataset.
         sources: folders or addresses given by the user.
     """
 
@@ -116,12 +120,14 @@ def write_raw_dataset(
     _check_info(info, dataset_id)
     folder = Path(raw_folder) / f"Dataset{dataset_id:03d}_{info.name}"
     _check_id_is_free(dataset_id, folder)
-    split_of, group_of = _check_headers(cases, info, progress)
-    _prepare_folder(folder, info, overwrite)
-    _write_cases(cases, info, folder, len(split_of), workers, progress)
-    _drop_stale_cases(folder, split_of.keys(), overwrite)
-    _write_description(folder, info, split_of, group_of)
-    shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
+    split_of, group_of = _check_headers(cases, info, folder, progress)
+    with _lock(folder):
+        _prepare_folder(folder, info, overwrite)
+        _drop_stale_cases(folder, split_of.keys(), overwrite)
+        _write_cases(lambda: _checked_again(cases(), info, split_of), info, folder, len(split_of), workers, progress)
+        _check_no_strangers(folder)
+        _write_description(folder, info, split_of, group_of)
+        (folder / "provenance" / "partial").rmdir()
     return folder
 
 
@@ -144,7 +150,7 @@ def raw_folder_from_environment() -> Path:
 def _check_info(info: DatasetInfo, dataset_id: int) -> None:
     if not 1 <= dataset_id <= 999:
         raise ValueError(f"dataset id {dataset_id} is not possible; nnU-Net takes 1 to 999")
-    if not re.fullmatch(r"[A-Za-z0-9]+(_?[A-Za-z0-9]+)*", info.name):
+    if not re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", info.name):
         raise ValueError(f"dataset name {info.name!r} is not possible; use letters, digits and single underscores")
     if info.file_ending not in FORMATS:
         raise ValueError(f"file ending {info.file_ending!r} is unknown; choose one of {', '.join(FORMATS)}")
@@ -163,12 +169,15 @@ def _check_id_is_free(dataset_id: int, folder: Path) -> None:
                 raise FileExistsError(f"id {dataset_id} is taken by {other}, wanted for {folder.name}; choose another id with -d")
 
 
-def _check_headers(cases: Callable, info: DatasetInfo, progress: bool) -> tuple[dict[str, str], dict[str, str]]:
+def _check_headers(cases: Callable, info: DatasetInfo, folder: Path, progress: bool) -> tuple[dict[str, str], dict[str, str]]:
     split_of: dict[str, str] = {}
     group_of: dict[str, str] = {}
     spelled: dict[str, str] = {}
     for case in _bar(cases(), "checking headers", progress):
         _check_case(case, info)
+        inside = [path for volume in _volumes(case) for path in (volume.path.resolve(),) if folder.resolve() in path.parents]
+        if inside:
+            raise ValueError(f"{inside[0]} lies in the dataset {folder} that is to be written; move the source elsewhere")
         other = spelled.setdefault(case.identifier.casefold(), case.identifier)
         if case.identifier in split_of or other != case.identifier:
             raise ValueError(f"two cases are called {case.identifier} (the second from {case.channels[0].path}); identifiers must be "
@@ -177,6 +186,24 @@ def _check_headers(cases: Callable, info: DatasetInfo, progress: bool) -> tuple[
     if not any(split != "test" for split in split_of.values()):
         raise ValueError(f"found no training case in {', '.join(info.sources)}; expected at least one")
     return split_of, group_of
+
+
+def _checked_again(cases: Iterable[Case], info: DatasetInfo, split_of: Mapping[str, str]) -> Iterator[Case]:
+    """The second pass: what changed on the disk since the first is an error, not a wrong dataset."""
+    seen = set()
+    for case in cases:
+        _check_case(case, info)
+        if split_of.get(case.identifier) != case.split:
+            raise ValueError(f"case {case.identifier} appeared at {case.channels[0].path} while the dataset was being written; run the "
+                             "same command again")
+        seen.add(case.identifier)
+        yield case
+    if missing := split_of.keys() - seen:
+        raise ValueError(f"the source of case {min(missing)} disappeared while the dataset was being written; run the same command again")
+
+
+def _volumes(case: Case) -> list[Volume]:
+    return [*case.channels, *([case.label] if case.label is not None else [])]
 
 
 def _check_case(case: Case, info: DatasetInfo) -> None:
@@ -191,6 +218,8 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
                          f"({', '.join(info.channel_names)})")
     if len(image.shape) != expected.dimensions:
         raise ValueError(f"{image.path} has shape {image.shape}; {info.file_ending} datasets take {expected.dimensions} axes")
+    if len(case.spacing) != len(image.shape) or not all(np.isfinite(size) and size > 0 for size in case.spacing):
+        raise ValueError(f"voxel size {case.spacing} of {image.path} is not {len(image.shape)} positive numbers")
     for volume in case.channels:
         if volume.dtype.kind not in expected.image_dtypes:
             raise ValueError(f"{volume.path} holds {volume.dtype} voxels; {info.file_ending} images take "
@@ -199,15 +228,16 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
         raise ValueError(f"case {case.identifier} (from {image.path}) has no label; only test cases may lack one")
     if case.label is not None and case.label.dtype.kind not in "uib":
         raise ValueError(f"label {case.label.path} holds {case.label.dtype} voxels; expected integers: save it as uint8 or uint16")
-    for other in (*case.channels[1:], *([case.label] if case.label is not None else [])):
+    for other in _volumes(case)[1:]:
         if other.shape != image.shape:
             raise ValueError(f"{other.path} has shape {other.shape}, but its image {image.path} has {image.shape}; "
                              "they must be cut from the same place")
-        if other.spacing and image.spacing and not np.allclose(other.spacing, image.spacing, rtol=1e-3):
-            raise ValueError(f"{other.path} has voxel size {other.spacing}, but its image {image.path} has {image.spacing}; "
-                             "correct the metadata of one of them")
-    if len(case.spacing) != len(image.shape) or not all(np.isfinite(size) and size > 0 for size in case.spacing):
-        raise ValueError(f"voxel size {case.spacing} of {image.path} is not {len(image.shape)} positive numbers")
+        if other.spacing and not np.allclose(other.spacing, case.spacing, rtol=1e-3):
+            raise ValueError(f"{other.path} has voxel size {other.spacing}, but its image {image.path} has {tuple(case.spacing)}; "
+                             "correct one of them")
+        if other.affine is not None and image.affine is not None and not np.allclose(other.affine, image.affine, atol=1e-3):
+            raise ValueError(f"{other.path} lies elsewhere in space than its image {image.path} (their affines differ); resample it onto "
+                             "the image's grid")
 
 
 # --- the folder --------------------------------------------------------------------------------------------------------------------
@@ -215,28 +245,68 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
 
 def _identity_of(info: DatasetInfo) -> dict[str, Any]:
     # through JSON, so that a tuple equals the list that was read back
-    return json.loads(json.dumps({"converter": info.converter, "settings": dict(info.settings), "sources": list(info.sources),
-                                  "labels": dict(info.labels), "channel_names": list(info.channel_names),
-                                  "file_ending": info.file_ending}))
+    return json.loads(json.dumps({"converter": info.converter, "settings": dict(info.settings), "labels": dict(info.labels),
+                                  "channel_names": list(info.channel_names), "file_ending": info.file_ending}))
 
 
 def _prepare_folder(folder: Path, info: DatasetInfo, overwrite: bool) -> None:
     identity_file = folder / "provenance" / "identity.json"
     identity = _identity_of(info)
-    if folder.exists() and any(folder.iterdir()):
-        found = json.loads(identity_file.read_text()) if identity_file.is_file() else None
+    if any(path.name != _LOCK for path in folder.iterdir()):
+        found = _read_identity(identity_file)
         if found != identity:
             if not overwrite:
                 raise FileExistsError(f"{folder} exists and was {_difference(found, identity)}; choose another id with -d, or replace "
                                       "it with --overwrite")
-            for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "provenance"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            # first, so that whatever happens now it does not look whole
             for name in ("dataset.json", "splits_final.json"):
                 (folder / name).unlink(missing_ok=True)
+            for name in (*_IMAGE_AND_LABEL_FOLDERS, "provenance"):
+                if (folder / name).exists():
+                    shutil.rmtree(folder / name)
     shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
     for name in ("imagesTr", "labelsTr", "provenance/cases", "provenance/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(identity_file, identity)
+    if not identity_file.is_file():
+        write_json(identity_file, identity)
+
+
+def _read_identity(identity_file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(identity_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keeps a second conversion out of the folder; the system lifts the lock of a process that dies."""
+    from filelock import FileLock, Timeout
+
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            try:
+                yield
+            finally:
+                (folder / _LOCK).unlink(missing_ok=True)
+    except Timeout as error:
+        raise FileExistsError(f"another conversion is writing {folder}; wait until it is done") from error
+    finally:
+        if not existed and set(folder.iterdir()) <= {folder / _LOCK}:
+            shutil.rmtree(folder)
+
+
+def _check_no_strangers(folder: Path) -> None:
+    """nnU-Net takes every image of imagesTr for a case: a file without a record is an error."""
+    records = (read_record(record) for record in (folder / "provenance" / "cases").glob("*.json"))
+    recorded = {name for record in records if record for name in record["outputs"]}
+    for name in _IMAGE_AND_LABEL_FOLDERS:
+        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+            if f"{name}/{path.name}" not in recorded:
+                raise FileExistsError(f"{path} belongs to no case of this conversion; nnU-Net would take it for one: delete it and run "
+                                      "the same command again")
 
 
 def _difference(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
@@ -257,10 +327,10 @@ def _drop_stale_cases(folder: Path, identifiers: Iterable[str], overwrite: bool)
         if record_file.stem in present:
             continue
         if not overwrite:
-            (folder / "dataset.json").unlink(missing_ok=True)
-            raise FileExistsError(f"case {record_file.stem} in {folder} has no source any more; put its files back, or drop it with "
-                                  "--overwrite")
-        for output in json.loads(record_file.read_text())["outputs"]:
+            raise FileExistsError(f"case {record_file.stem} in {folder} has no source any more; put its files back (or name all sources "
+                                  "in one command), or drop it with --overwrite")
+        (folder / "dataset.json").unlink(missing_ok=True)
+        for output in (read_record(record_file) or {"outputs": ()})["outputs"]:
             (folder / output).unlink(missing_ok=True)
         record_file.unlink()
 
@@ -277,7 +347,8 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
     else:
         splits_file.unlink(missing_ok=True)
     _warn_of_folds(folder, folds)
-    records = {record.stem: json.loads(record.read_text()) for record in sorted((folder / "provenance" / "cases").glob("*.json"))}
+    record_files = sorted((folder / "provenance" / "cases").glob("*.json"))
+    records = {record_file.stem: read_record(record_file) for record_file in record_files}
     for record in records.values():
         record["sources"] = [{k: v for k, v in source.items() if k != "mtime_ns"} for source in record["sources"]]
         del record["outputs"]
@@ -302,7 +373,7 @@ def _warn_of_folds(folder: Path, folds: list) -> None:
               "`all`", file=sys.stderr)
     preprocessed = os.environ.get("nnUNet_preprocessed")
     copied = Path(preprocessed) / folder.name / "splits_final.json" if preprocessed else None
-    if copied and copied.is_file() and json.loads(copied.read_text())[: len(folds)] != folds:
+    if copied and copied.is_file() and json.loads(copied.read_text())[: len(folds) or None] != folds:
         print(f"warning: {copied} was made from other cases; nnU-Net stops at the difference: delete that folder and plan again",
               file=sys.stderr)
 

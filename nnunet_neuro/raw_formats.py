@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ class RawFormat:
     Attributes:
         reader: name of nnU-Net's reader/writer; always written into dataset.json, because the automatic choice takes a TIFF of shape
             (z, y, 3) for a colour image.
-        image_dtypes: kinds (numpy `dtype.kind`) and the widest item size that images may have.
+        image_dtypes: kinds (numpy `dtype.kind`) that images may have.
         write: (path, array, spacing, affine) -> None.
         sidecar: whether the voxel size stands in a `.json` beside the file.
         dimensions: number of axes of an image.
@@ -53,7 +57,10 @@ def write_nifti(path: Path, array: np.ndarray, spacing: tuple[float, ...], affin
         image.SetSpacing(sizes.tolist())
         image.SetOrigin(to_lps[:3, 3].tolist())
         image.SetDirection(directions.ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:  # ITK's one exception; its message has many lines
+        raise OSError(f"{path} could not be written: {str(error).strip().splitlines()[-1]}") from error
 
 
 def write_png(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
@@ -77,6 +84,33 @@ def smallest_label_dtype(largest: int) -> np.dtype:
 
 def write_json(path: Path, content: object) -> None:
     """JSON under its final name only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=2) + "\n"
+    with complete_file(path, path.with_name(f".{path.name}.partial"), len(text)) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def complete_file(final: Path, partial: Path, size: int) -> Iterator[Path]:
+    """Let the block write `partial`; rename it to `final` when the block ends well, remove it when not.
+
+    Args:
+        final: name of the finished file.
+        partial: name to write to, on the same file system.
+        size: bytes that it may need at most.
+
+    Raises:
+        OSError: no space, before or while writing; one sentence that names the file.
+    """
+    free = shutil.disk_usage(partial.parent).free
+    try:
+        if free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield partial
+        partial.replace(final)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"no space left for {final}: it needs up to {size} bytes, {free} were free; make room and run the same command "
+                          "again to continue") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,21 @@ def plugin_classes() -> dict[str, PluginClass]:
 
 
 def find_class(name: str) -> type | None:
-    """The plugin's class of exactly this name, or None."""
+    """The plugin's class of exactly this name; None where there is none, or where the user wrote one of that name."""
     # one look at the disk per question: nnU-Net asks a handful of times per process
     for package in PACKAGES.values():
         for path in package_files(package):
-            if path.stem == name:
+            if path.stem == name and not _user_defines(name):
                 return getattr(importlib.import_module(f"{package}.{name}"), name)
     return None
+
+
+def _user_defines(name: str) -> bool:
+    """Whether a file in the user's nnUNet_extTrainer folders defines this class; nnU-Net asks us before it looks there."""
+    ours = {Path(folder).resolve() for package in PACKAGES.values() for folder in importlib.import_module(package).__path__}
+    folders = [Path(folder).resolve() for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder.strip()]
+    return any(f"class {name}(" in path.read_text(encoding="utf-8", errors="replace")
+               for folder in folders if folder not in ours and folder.is_dir() for path in folder.rglob("*.py"))
 
 
 def package_files(package: str) -> list[Path]:

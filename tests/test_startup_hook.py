@@ -159,6 +159,28 @@ def test_hooks_of_two_plugins_on_the_same_module_both_work():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_look_at_the_module_does_not_use_the_hook_up():
+    done = python(f"""
+        import importlib.util
+        assert importlib.util.find_spec({SEARCH!r}) is not None
+        from {SEARCH} import recursive_find_python_class
+        assert recursive_find_python_class.nnunet_neuro
+        import sys
+        assert not [f for f in sys.meta_path if "Search" in type(f).__name__]
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_class_of_the_same_name_comes_first(tmp_path):
+    (tmp_path / "mine.py").write_text("from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+                                      "class nnUNetTrainerAxialAttention(nnUNetTrainer):\n    pass\n")
+    done = python("""
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+        assert find("nnUNetTrainerAxialAttention").__module__ == "mine"
+    """, nnUNet_extTrainer=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
 def test_names_are_exact():
     assert find_class("nnUNetTrainer") is None
     assert find_class("nnUNetTrainerAxial") is None

@@ -30,33 +30,42 @@ def install():
 
 
 class _SearchModuleFinder:
-    """Wraps the loader of nnU-Net's search module and takes itself out of sys.meta_path."""
+    """Wraps the loader of nnU-Net's search module, and takes itself out of sys.meta_path once that module was loaded."""
+
+    def __init__(self):
+        self.asking = False
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != SEARCH_MODULE:
+        if fullname != SEARCH_MODULE or self.asking:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        import importlib.util
-
-        # through the public entry, so that hooks of other plugins on the same module still get their turn
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            _wrap_loader(spec.loader)
-        return spec
-
-
-def _wrap_loader(loader):
-    exec_module = loader.exec_module
-
-    def exec_and_wrap(module):
-        exec_module(module)
+        self.asking = True
         try:
-            _wrap_search(module)
+            import importlib.util
+
+            # through the public entry, so that hooks of other plugins on the same module still get their turn
+            spec = importlib.util.find_spec(fullname)
+            if spec is not None and spec.loader is not None:
+                self._wrap_loader(spec.loader)
+            return spec
         except Exception as error:
             _warn(error)
+            return None
+        finally:
+            self.asking = False
 
-    loader.exec_module = exec_and_wrap
+    def _wrap_loader(self, loader):
+        exec_module = loader.exec_module
+
+        def exec_and_wrap(module):
+            exec_module(module)
+            try:
+                _wrap_search(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+            except Exception as error:
+                _warn(error)
+
+        loader.exec_module = exec_and_wrap
 
 
 def _wrap_search(module):

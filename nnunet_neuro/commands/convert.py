@@ -59,9 +59,15 @@ def _add_arguments(parser: argparse.ArgumentParser, converter) -> None:
                         help="number of the nnU-Net dataset (default: %(default)s)")
     parser.add_argument("--name", default=converter.DEFAULT_NAME, help="name of the nnU-Net dataset (default: %(default)s)")
     parser.add_argument("--raw", type=Path, metavar="FOLDER", help="where to write (default: $nnUNet_raw)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read and write (default: %(default)s)")
+    parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="processes that read and write (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true",
                         help="replace a dataset that was made with other options or by hand; without it nothing is replaced")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _variants(converter) -> str:
