@@ -132,6 +132,44 @@ def test_unlabelled_voxels_become_the_ignore_label(tmp_path, nnunet_folders):
     np.testing.assert_array_equal(tifffile.imread(folder / "labelsTr/b_001.tif"), expected)
 
 
+def test_planes_that_were_saved_one_after_another(tmp_path, nnunet_folders):
+    """tifffile makes one series of each; all of them are the volume."""
+    brain = write_brain(tmp_path / "b")
+    image, label = axon_cube(2)
+    for path, array in (("volumes/volume-002.tiff", image), ("Fine-label/label-002.tiff", label)):
+        with tifffile.TiffWriter(brain / "train" / path) as tif:
+            for plane in array:
+                tif.write(plane)
+    assert convert(brain, "--spacing", "3,1.625,1.625") == 0
+    folder = dataset_of(nnunet_folders)[0]
+    np.testing.assert_array_equal(tifffile.imread(folder / "imagesTr/b_002_0000.tif"), image)
+    np.testing.assert_array_equal(tifffile.imread(folder / "labelsTr/b_002.tif"), label // 255)
+
+
+def test_number_behind_the_word_counts(tmp_path, nnunet_folders):
+    brain = write_brain(tmp_path / "b", numbers=(1, 2))
+    for number, version in ((1, 2), (2, 1)):
+        (brain / f"train/Fine-label/label-{number:03d}.tiff").rename(brain / f"train/Fine-label/label-{number:03d}-v{version}.tiff")
+    assert convert(brain) == 0
+    np.testing.assert_array_equal(tifffile.imread(dataset_of(nnunet_folders)[0] / "labelsTr/b_001.tif"), axon_cube(1)[1] // 255)
+
+
+def test_voxel_size_of_the_file_comes_before_the_option_and_says_so(tmp_path, nnunet_folders, capsys):
+    assert convert(write_brain(tmp_path / "stated"), "--spacing", "7,7,7") == 0
+    assert "brain stated" in capsys.readouterr().err
+    assert json.loads((nnunet_folders.raw / "Dataset701_Axons/imagesTr/stated_001.json").read_text())["spacing"] == list(SPACING)
+
+
+def test_another_brain_joins_without_writing_the_first_again(tmp_path, nnunet_folders):
+    first, second = write_brain(tmp_path / "a"), write_brain(tmp_path / "b")
+    assert convert(first) == 0
+    image = nnunet_folders.raw / "Dataset701_Axons/imagesTr/a_001_0000.tif"
+    before = image.stat().st_mtime_ns
+    assert convert(first, second) == 0
+    assert image.stat().st_mtime_ns == before
+    assert dataset_of(nnunet_folders)[1]["numTraining"] == 6
+
+
 @pytest.mark.parametrize(("edge", "value"), [("axon", 1), ("background", 0), ("class", 2), ("ignore", 2)])
 def test_axon_edge(tmp_path, nnunet_folders, edge, value):
     brain = write_brain(tmp_path / "b", numbers=(1, 2))
@@ -244,6 +282,7 @@ def test_a_case_whose_source_is_gone_is_named(tmp_path, nnunet_folders, capsys):
     for path in ("volumes/volume-002.tiff", "Fine-label/label-002.tiff"):
         (brain / "train" / path).unlink()
     assert "b_002" in refused(capsys, brain)
+    assert dataset_of(nnunet_folders)[1]["numTraining"] == 3  # the dataset is as it was
     assert convert(brain, "--overwrite") == 0
     left = sorted(path.name for path in (nnunet_folders.raw / "Dataset701_Axons/labelsTr").glob("*.tif"))
     assert left == ["b_001.tif", "b_003.tif"]
@@ -254,6 +293,153 @@ def test_a_case_whose_source_is_gone_is_named(tmp_path, nnunet_folders, capsys):
 
 def no_dataset(folders) -> bool:
     return not list(folders.raw.rglob("dataset.json"))
+
+
+@pytest.mark.parametrize("description", ["ImageJ=1.11a\nimages=2\nchannels=2\nhyperstack=true\n", "ImageJ=1.11a\nimages=2\nframes=2\n"])
+def test_channels_and_time_points_are_not_planes(tmp_path, nnunet_folders, capsys, description):
+    brain = write_brain(tmp_path / "b")
+    tifffile.imwrite(brain / "train/volumes/volume-001.tiff", axon_cube(1)[0][:2], description=description, metadata=None)
+    sentence = refused(capsys, brain)
+    assert "volume-001.tiff" in sentence and "one channel and one time point" in sentence
+    assert no_dataset(nnunet_folders)
+
+
+def test_separate_images_in_one_file(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b")
+    with tifffile.TiffWriter(brain / "train/volumes/volume-001.tiff") as tif:
+        tif.write(axon_cube(1)[0])
+        tif.write(axon_cube(1)[0][:, :5])
+    assert "2 separate images" in refused(capsys, brain)
+    assert no_dataset(nnunet_folders)
+
+
+def test_misspelt_folder(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b", val=(4,))
+    (brain / "val/volumes").rename(brain / "val/Volumes")
+    sentence = refused(capsys, brain)
+    assert "Volumes" in sentence and "cropped-cubes" in sentence
+    assert no_dataset(nnunet_folders)
+
+
+def test_labels_without_volumes(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b", artefacts=(1,))
+    shutil.rmtree(brain / "train/volumes")
+    assert "no volume for label 'label-001.tiff'" in refused(capsys, brain)
+
+
+def test_only_artefact_cubes(tmp_path, nnunet_folders, capsys):
+    assert "no training cube with a label" in refused(capsys, write_brain(tmp_path / "b", numbers=(), artefacts=(1, 2)))
+
+
+def test_cube_of_another_format(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b")
+    (brain / "train/volumes/volume-009.nii.gz").touch()
+    assert "volume-009.nii.gz" in refused(capsys, brain)
+
+
+def test_label_of_another_voxel_size(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b", spacing=None)
+    write_cube(brain / "train/Fine-label/label-002.tiff", axon_cube(2)[1], spacing=(9.0, 9.0, 9.0))
+    assert "label-002.tiff" in refused(capsys, brain, "--spacing", "3,2,2")
+
+
+def test_other_planes_in_the_label_folder(tmp_path, nnunet_folders, capsys):
+    image, label = axon_cube(3)
+    write_slices(tmp_path / "b/train/volumes/volume-003", image)
+    folder = write_slices(tmp_path / "b/train/Fine-label/label-003", label)
+    for number in reversed(range(8)):
+        (folder / f"{number:04d}.tif").rename(folder / f"{number + 4:04d}.tif")
+    sentence = refused(capsys, tmp_path / "b", "--spacing", "3,2,2")
+    assert "begin with 4" in sentence and "with 0" in sentence
+
+
+def test_missing_slice(tmp_path, nnunet_folders, capsys):
+    image, label = axon_cube(3)
+    folder = write_slices(tmp_path / "b/train/volumes/volume-003", image)
+    write_slices(tmp_path / "b/train/Fine-label/label-003", label)
+    (folder / "0005.tif").unlink()
+    assert "without 5" in refused(capsys, tmp_path / "b", "--spacing", "3,2,2")
+
+
+def test_source_inside_the_dataset(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(nnunet_folders.raw / "Dataset701_Axons/imagesTr/b")
+    assert "move the source elsewhere" in refused(capsys, brain, "--overwrite")
+    assert (brain / "train/volumes/volume-001.tiff").is_file()
+
+
+def test_file_that_no_case_owns(tmp_path, nnunet_folders, capsys):
+    brain = write_brain(tmp_path / "b")
+    assert convert(brain) == 0
+    stranger = nnunet_folders.raw / "Dataset701_Axons/imagesTr/old_0000.tif"
+    stranger.touch()
+    assert "old_0000.tif" in refused(capsys, brain)
+
+
+def test_source_that_changes_between_the_two_passes(tmp_path, nnunet_folders, capsys, monkeypatch):
+    brain = write_brain(tmp_path / "b")
+    original = raw_dataset.write_case
+
+    def change_the_next(case, info, folder):
+        write_cube(brain / "train/Fine-label/label-003.tiff", np.zeros((8, 12, 9), np.uint8))
+        return original(case, info, folder)
+
+    monkeypatch.setattr(raw_dataset, "write_case", change_the_next)
+    assert "label-003.tiff" in refused(capsys, brain)
+    assert no_dataset(nnunet_folders)
+
+
+def test_two_conversions_at_once(tmp_path, nnunet_folders, monkeypatch):
+    brain = write_brain(tmp_path / "b")
+    original, others = raw_dataset.write_case, []
+    command = [sys.executable, "-c", "import sys; from nnunet_neuro.commands.convert import main; sys.exit(main(sys.argv[1:]))",
+               "axon", str(brain), "--overwrite"]
+
+    def convert_again(case, info, folder):
+        others.append(subprocess.run(command, capture_output=True, text=True, timeout=60))
+        return original(case, info, folder)
+
+    monkeypatch.setattr(raw_dataset, "write_case", convert_again)
+    assert convert(brain) == 0
+    assert all(other.returncode == 2 and "another conversion is writing" in other.stderr for other in others) and len(others) == 3
+    assert not list(nnunet_folders.raw.rglob(".*"))
+
+
+def test_unreadable_record_is_written_anew(tmp_path, nnunet_folders):
+    brain = write_brain(tmp_path / "b")
+    assert convert(brain) == 0
+    for name, content in (("b_001", ""), ("b_002", "{}")):
+        (nnunet_folders.raw / f"Dataset701_Axons/provenance/cases/{name}.json").write_text(content)
+    assert convert(brain) == 0
+    assert set(dataset_of(nnunet_folders)[1]["provenance"]["cases"]) == {"b_001", "b_002", "b_003"}
+
+
+@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--workers", "-1"), ("--workers", "two")])
+def test_impossible_number_of_workers(tmp_path, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["axon", str(tmp_path), *arguments])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [("-d", "0"), ("-d", "1000"), ("--name", "a__b"), ("--name", "Lightsheetaxonsofthewholebrain 2")])
+def test_impossible_dataset(tmp_path, nnunet_folders, capsys, arguments):
+    assert "not possible" in refused(capsys, write_brain(tmp_path / "b"), *arguments)
+
+
+def test_a_worker_that_dies(tmp_path, nnunet_folders):
+    brain = write_brain(tmp_path / "b", numbers=tuple(range(1, 9)))
+    code = ("import os, sys\nfrom nnunet_neuro import raw_dataset\nfrom nnunet_neuro.commands.convert import main\n"
+            "original = raw_dataset.write_case\n"
+            "def die(case, info, folder):\n"
+            "    if case.identifier == 'b_005': os._exit(1)\n"
+            "    return original(case, info, folder)\n"
+            "raw_dataset.write_case = die\n"
+            "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n")
+    script = tmp_path / "dies.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script), "axon", str(brain), "--workers", "2"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "a worker died" in done.stderr and "Traceback" not in done.stderr
+    assert no_dataset(nnunet_folders)
+    assert convert(brain) == 0
 
 
 def test_missing_label(tmp_path, nnunet_folders, capsys):
@@ -420,8 +606,9 @@ def test_interrupted_conversion_continues(tmp_path, nnunet_folders, capsys, monk
     assert (nnunet_folders.raw / "Dataset701_Axons/imagesTr/b_001_0000.tif").stat().st_mtime_ns == kept
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_conversion_never_looks_whole(tmp_path, nnunet_folders, how):
+def test_killed_conversion_never_looks_whole(tmp_path, nnunet_folders, how, workers):
     brain = tmp_path / "b"
     generator = np.random.default_rng(0)
     for number in range(1, 13):
@@ -429,13 +616,13 @@ def test_killed_conversion_never_looks_whole(tmp_path, nnunet_folders, how):
         write_cube(brain / f"train/volumes/volume-{number:03d}.tiff", image)
         write_cube(brain / f"train/Fine-label/label-{number:03d}.tiff", (image > 59000).astype(np.uint8) * 255)
     command = [sys.executable, "-c", "import sys; from nnunet_neuro.commands.convert import main; sys.exit(main(sys.argv[1:]))",
-               "axon", str(brain), "--workers", "1"]
+               "axon", str(brain), "--workers", workers]
     folder = nnunet_folders.raw / "Dataset701_Axons"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (folder / "provenance/cases/b_003.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(how)
+    os.killpg(process.pid, how)  # as a terminal or a batch system does
     error = process.communicate()[1]
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 2), error
     assert not (folder / "dataset.json").exists()

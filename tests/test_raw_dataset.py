@@ -132,6 +132,7 @@ BAD_CASES = {
     "unknown split": (lambda case, other: {"split": "valid"}, "choose one of train, val, test"),
     "float label": (lambda case, other: {"label": dataclasses.replace(case.label, dtype=np.dtype("f4"))}, "expected integers"),
     "complex image": (lambda case, other: {"channels": (dataclasses.replace(case.channels[0], dtype=np.dtype("c8")),)}, "complex64"),
+    "another place": (lambda case, other: {"label": dataclasses.replace(case.label, affine=np.diag([-1.0, 1, 1, 1]) @ AFFINE)}, "affines"),
     "other voxel size": (lambda case, other: {"label": dataclasses.replace(case.label, spacing=(9.0, 9.0, 9.0))}, "voxel size"),
 }
 
@@ -190,3 +191,31 @@ def test_changed_folds_are_reported(tmp_path, nnunet_folders, capsys):
     capsys.readouterr()
     write(cases, info(), nnunet_folders.raw)
     assert "made from other cases" in capsys.readouterr().err
+
+
+def test_a_case_that_becomes_a_test_case_leaves_no_training_files(tmp_path):
+    cases = [nifti_case(tmp_path / "in", name) for name in ("a", "b", "c")]
+    write(cases, info(), tmp_path / "raw")
+    folder = write([*cases[:2], dataclasses.replace(cases[2], split="test")], info(), tmp_path / "raw")
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    assert [path.name for path in (folder / "labelsTs").iterdir()] == ["c.nii.gz"]
+
+
+def test_interrupted_overwrite_does_not_look_whole(tmp_path, monkeypatch):
+    from nnunet_neuro import raw_dataset
+
+    cases = [nifti_case(tmp_path / "in", name) for name in ("a", "b")]
+    folder = write(cases, info(), tmp_path / "raw")
+    monkeypatch.setattr(raw_dataset.shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write(cases, info(settings={"new": 1}), tmp_path / "raw", overwrite=True)
+    assert not (folder / "dataset.json").exists()
+
+
+def test_scaled_nifti_label_is_refused(tmp_path):
+    case = nifti_case(tmp_path / "in", "a")
+    scaled = nibabel.load(case.label.path)
+    scaled.header.set_slope_inter(0.5, 0)
+    nibabel.save(scaled, case.label.path)
+    with pytest.raises(ValueError, match="expected integers"):
+        write([dataclasses.replace(case, label=open_volume(case.label.path))], info(), tmp_path / "raw")
