@@ -78,6 +78,11 @@ class PlanNetworkMixin:
     def build_network_architecture(cls, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                                    num_input_channels: int, num_output_channels: int,
                                    enable_deep_supervision: bool = True) -> nn.Module:
+        """The network that nnU-Net trains and its predictor rebuilds.
+
+        Raises:
+            ValueError: the plans were made for a network with other arguments.
+        """
         arguments = configuration_manager.network_arch_init_kwargs
         unknown = sorted(set(arguments) - set(constructor_parameters(cls.network_class_name)))
         if unknown:

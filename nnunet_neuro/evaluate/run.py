@@ -151,6 +151,8 @@ def evaluate_folders(
 
     if isinstance(tolerance, bool) or not isinstance(tolerance, int) or tolerance < 0:
         raise ValueError(f"tolerance is {tolerance}; expected a whole number of voxels, 0 or more")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{out} is a file; expected a folder for the results: give another --out")
     predictions, references = Path(predictions), Path(references)
     pairs, left_out = pair_cases(
         predictions, references, images=None if images is None else Path(images), only_predicted=only_predicted

@@ -98,6 +98,7 @@ class AxialAttentionBlock(nn.Module):
         self.attentions = nn.ModuleList(LineAttention(channels, heads, channels_per_head) for _ in range(dimensions))
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, C, *spatial), any floating type, to the same shape and type."""
         attended = features + self.position(features.shape[2:])
         for axis, attention in enumerate(self.attentions, start=2):
             attended = attention(attended, axis)
@@ -123,6 +124,7 @@ class LineAttention(nn.Module):
         self.output = nn.Linear(heads * channels_per_head, channels)
 
     def forward(self, features: Tensor, axis: int) -> Tensor:
+        """(B, C, *spatial) to the same shape; `axis` counts from 2, the first spatial one."""
         # (B, C, *spatial) -> (B, *other axes, L, C)
         lines = features.movedim((axis, 1), (-2, -1))
         flat = lines.flatten(0, -3)
