@@ -292,7 +292,9 @@ def _imagej_spacing(tif) -> tuple[float, float, float] | None:
     (x_pixels, x_length), (y_pixels, y_length) = tags["XResolution"].value, tags["YResolution"].value
     if not x_pixels or not y_pixels:
         return None
-    return (float(metadata["spacing"]) * factor, y_length / y_pixels * factor, x_length / x_pixels * factor)
+    spacing = (float(metadata["spacing"]), y_length / y_pixels, x_length / x_pixels)
+    # a TIFF stores the resolution as a fraction of 32-bit integers, which is 1.625 only to nine digits
+    return tuple(float(f"{size * factor:.7g}") for size in spacing)
 
 
 def _open_slices(folder: Path) -> Volume:

@@ -38,6 +38,7 @@ def train_rank(rank: int, world: int, port: int, out: str) -> None:
     trainer.run_training()
     weights = torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])
     torch.save({"weights": weights, "batch_size": trainer.batch_size}, Path(out) / f"rank{rank}.pt")
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
 
 

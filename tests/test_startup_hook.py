@@ -243,6 +243,7 @@ def test_two_ranks_on_gloo_find_the_trainer(tmp_path):
             found = torch.tensor([len(find("nnUNetTrainerAxialAttention").__module__)])
             dist.all_reduce(found)
             assert found.item() == world * len("nnunet_neuro.trainers.nnUNetTrainerAxialAttention")
+            dist.barrier()  # neither leaves while the other still talks to it
             dist.destroy_process_group()
 
         if __name__ == "__main__":
