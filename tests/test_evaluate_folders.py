@@ -347,6 +347,12 @@ def test_negative_tolerance_is_refused(folders, capsys):
     assert "tolerance is -1" in refused(folders, capsys, "--tolerance", "-1")
 
 
+def test_file_as_out_is_refused_before_anything_is_measured(folders, capsys):
+    folders.out.touch()
+    sentence = refused(folders, capsys)
+    assert "is a file" in sentence and "measuring" not in sentence
+
+
 def test_unknown_voxel_size_on_one_side_is_allowed(folders):
     for path in folders.references.glob("*.json"):
         path.unlink()
