@@ -114,13 +114,10 @@ def _count_values(label: np.ndarray, expected: Iterable[int]) -> dict[int, int]:
 def _map_values(label: np.ndarray, values: Mapping[int, int], dtype: np.dtype) -> np.ndarray:
     if all(value == mapped for value, mapped in values.items()):
         return label.astype(dtype, copy=False)
-    if label.dtype.itemsize <= 2 and label.dtype.kind == "u":
-        table = np.zeros(np.iinfo(label.dtype).max + 1, dtype)
-        table[list(values)] = list(values.values())
-        return table[label]
     mapped = np.zeros(label.shape, dtype)
     for value, target in values.items():
-        mapped[label == value] = target
+        if target:
+            np.copyto(mapped, target, where=label == value)
     return mapped
 
 

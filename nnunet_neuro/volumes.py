@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -153,15 +153,23 @@ def _is_channel_file(path: Path) -> bool:
 
 
 def _open_tiff(path: Path) -> Volume:
+    state = path.stat()
+    volume = _checked_tiff(path, state.st_size, state.st_mtime_ns)
+    spacing = _sidecar_spacing(path)
+    return replace(volume, spacing=spacing) if spacing else volume
+
+
+@lru_cache(maxsize=4096)
+def _checked_tiff(path: Path, size: int, mtime_ns: int) -> Volume:
+    """Remembered as long as the file stays as it was: a conversion opens every file twice, and 150 pages take 5 ms."""
     import tifffile
 
-    spacing = _sidecar_spacing(path)
     with _damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         series = _one_stack(path, tif)
         _check_pages(path, tif)
         shape = series[0].shape if len(series) == 1 else (len(series), *series[0].shape)
         shape = (1, *shape) if len(shape) == 2 else shape
-        return Volume(path, shape, np.dtype(series[0].dtype), spacing or _ome_spacing(tif) or _imagej_spacing(tif), _read_tiff)
+        return Volume(path, shape, np.dtype(series[0].dtype), _ome_spacing(tif) or _imagej_spacing(tif), _read_tiff)
 
 
 def _read_tiff(path: Path) -> np.ndarray:

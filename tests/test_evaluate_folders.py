@@ -348,9 +348,10 @@ def test_negative_tolerance_is_refused(folders, capsys):
 
 
 def test_file_as_out_is_refused_before_anything_is_measured(folders, capsys):
-    folders.out.touch()
-    sentence = refused(folders, capsys)
-    assert "is a file" in sentence and "measuring" not in sentence
+    path = folders.dataset / "dataset.json"
+    before = path.read_bytes()
+    assert "is a file" in refused(folders, capsys, "--out", path)
+    assert path.read_bytes() == before
 
 
 def test_unknown_voxel_size_on_one_side_is_allowed(folders):
