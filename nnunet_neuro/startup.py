@@ -51,11 +51,8 @@ def plugin_classes() -> dict[str, PluginClass]:
 def find_class(name: str) -> type | None:
     """The plugin's class of exactly this name; None where there is none, or where the user wrote one of that name."""
     # one look at the disk per question: nnU-Net asks a handful of times per process
-    for package in PACKAGES.values():
-        for path in package_files(package):
-            if path.stem == name and not _user_defines(name):
-                return getattr(importlib.import_module(f"{package}.{name}"), name)
-    return None
+    plugin = plugin_classes().get(name)
+    return plugin.load() if plugin is not None and not _user_defines(name) else None
 
 
 def _user_defines(name: str) -> bool:
