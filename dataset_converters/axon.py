@@ -21,13 +21,12 @@ Citation: D-LMBmap (Li et al., Nature Methods 2023); TRAILMAP (Friedmann et al.,
 from __future__ import annotations
 
 import argparse
-import functools
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_neuro.options import chosen_spacing, parse_spacing
 from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo
 from nnunet_neuro.volumes import TIFF_SUFFIXES, Volume, empty_label, last_number, open_volume, slice_files
 
@@ -60,17 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--edge", choices=("ignore", "axon", "background", "class"), default="ignore",
                         help="what TRAILMAP's axon edge becomes (default: %(default)s, since its grey value is ambiguous)")
     parser.add_argument("--ignore-value", type=int, metavar="V", help="a further label value that means unlabelled")
-
-
-def parse_spacing(text: str) -> tuple[float, float, float]:
-    """`3,1.5,1.5` as (z, y, x)."""
-    try:
-        spacing = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        spacing = ()
-    if len(spacing) != 3 or not all(0 < size < float("inf") for size in spacing):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a voxel size; expected three positive numbers z,y,x such as 3,1.625,1.625")
-    return spacing
 
 
 def dataset_info(arguments: argparse.Namespace) -> DatasetInfo:
@@ -115,7 +103,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
             identifier=cube.identifier,
             channels=(image,),
             label=empty_label(image) if cube.label is None else _open_label(cube),
-            spacing=_spacing(image, arguments.spacing, cube.brain),
+            spacing=chosen_spacing(image, arguments.spacing, f"brain {cube.brain.name}"),
             group=f"{cube.brain.name}/{cube.name}",
             split=_SPLITS[cube.part],
             label_values={0: 0} if cube.label is None else _label_values(cube.brain.variant, labels, arguments),
@@ -274,19 +262,6 @@ def _open_label(cube: _Cube) -> Volume:
         if abs(first - other) > 1:  # one program counts from 0, another from 1
             raise ValueError(f"the slices of {cube.label} begin with {other}, those of {cube.image} with {first}; expected the same planes")
     return label
-
-
-def _spacing(image: Volume, given: tuple[float, float, float] | None, brain: _Brain) -> tuple[float, ...]:
-    if image.spacing is None and given is None:
-        raise ValueError(f"{image.path} does not state its voxel size; give it as --spacing Z,Y,X in micrometres")
-    if image.spacing and given and any(abs(a / b - 1) > 1e-3 for a, b in zip(image.spacing, given)):
-        _warn_once(f"the TIFFs of brain {brain.name} state a voxel size of {image.spacing}, which is used instead of --spacing {given}")
-    return image.spacing or given
-
-
-@functools.cache
-def _warn_once(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _label_values(variant: str, labels: dict[str, int], arguments: argparse.Namespace) -> dict[int, int]:

@@ -44,7 +44,8 @@ def open_channels(path: str | Path, *, missing_are_zero: bool = False) -> tuple[
     A `.json` file of nnU-Net's Tiff3DIO beside a TIFF (`{"spacing": [z, y, x]}`) comes before the TIFF's own metadata.
 
     Args:
-        path: a file, a folder, a dataset within an HDF5 file or Zarr group (`FILE.h5/dataset`), or `precomputed://ADDRESS`.
+        path: a file, a folder, a dataset within an HDF5 file or Zarr group (`FILE.h5/dataset`), `precomputed://ADDRESS`, or a
+            cutout of BossDB (see `bossdb.parse_address`; service, token and cache are those of the environment).
         missing_are_zero: read chunks of a Zarr, N5, HDF5 or precomputed volume that are not there as zeros instead of refusing them.
 
     Returns:
@@ -56,8 +57,12 @@ def open_channels(path: str | Path, *, missing_are_zero: bool = False) -> tuple[
     """
     if str(path).startswith(PRECOMPUTED):
         return open_precomputed_channels(str(path), missing_are_zero=missing_are_zero)
+    if str(path).startswith("bossdb://"):
+        from nnunet_neuro.bossdb import BossAccess, open_cutout
+
+        return (open_cutout(str(path), BossAccess.from_environment()),)
     if "://" in str(path):
-        raise ValueError(f"{path} is not an address this program reads here; expected a path or {PRECOMPUTED}ADDRESS")
+        raise ValueError(f"{path} is not an address this program reads here; expected a path, bossdb://... or {PRECOMPUTED}ADDRESS")
     path = Path(path)
     inside = split_hdf5(path)
     if inside is not None:

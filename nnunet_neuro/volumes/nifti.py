@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -146,7 +147,9 @@ def _read_header(path: Path) -> _Stored:
     import nibabel
 
     image = nibabel.load(path)
-    if not isinstance(image, (nibabel.Nifti1Image, nibabel.MGHImage)):
+    if isinstance(image, nibabel.Nifti1Image):
+        _check_stored_header(path, type(image.header))
+    elif not isinstance(image, nibabel.MGHImage):
         raise ValueError(f"{path} is of type {type(image).__name__}; expected a single-file NIfTI or MGH file: convert it first")
     voxels = image.dataobj
     shape = tuple(int(length) for length in image.shape)
@@ -156,6 +159,19 @@ def _read_header(path: Path) -> _Stored:
     stored = _Stored(shape, voxels.dtype, int(voxels.offset), voxels.slope, voxels.inter, _affine_in_millimetres(image))
     _check_length(path, stored)
     return stored
+
+
+def _check_stored_header(path: Path, header_class: type) -> None:
+    """What nibabel mends in a damaged header without more than a log line, as a voxel size of 0, which becomes 1."""
+    with _opened(path) as stream:
+        header = header_class(stream.read(header_class.sizeof_hdr), check=False)
+    if header["sizeof_hdr"] != header_class.sizeof_hdr or not bytes(header["magic"]).startswith(b"n+"):
+        raise ValueError(f"{path} has a header of size {header['sizeof_hdr']} and kind {bytes(header['magic'])!r}; expected "
+                         f"{header_class.sizeof_hdr} and {header_class.single_magic!r}, a NIfTI in a single file: copy it again")
+    sizes = header["pixdim"][1:4]
+    if header["sform_code"] == 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+        raise ValueError(f"{path} has a voxel size of {', '.join(f'{size:g}' for size in sizes)} (x, y, z); expected positive numbers: repair "
+                         "the header")
 
 
 def _check_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -183,6 +199,10 @@ def _check_length(path: Path, stored: _Stored) -> None:
         raise ValueError(f"{path} is truncated: its header promises {expected} bytes, and it holds at most {size}; copy it again")
 
 
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path) if _is_compressed(path) else path.open("rb")
+
+
 def _is_compressed(path: Path | str) -> bool:
     return str(path).lower().endswith((".gz", ".mgz"))
 
@@ -196,7 +216,7 @@ def _read_nifti(channel: int, path: Path | str, region: Region) -> np.ndarray:
         place = stored.offset + channel * stored.channel_bytes
         layout = (stored.shape[:3], stored.dtype, place, stored.slope, stored.inter)
         if _is_compressed(path):
-            with gzip.open(path) as stream:
+            with _opened(path) as stream:
                 array = np.asarray(ArrayProxy(stream, layout))
                 while stream.read(1 << 20):  # to the end, where the checksum stands
                     pass
