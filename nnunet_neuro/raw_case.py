@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_neuro.raw_formats import FORMATS, complete_file, smallest_label_dtype, write_json
+from nnunet_neuro.raw_formats import FORMATS, complete_file, smallest_label_dtype, write_json, write_tiff
 
 if TYPE_CHECKING:
     from nnunet_neuro.raw_dataset import Case, DatasetInfo
+    from nnunet_neuro.volumes import Source, Volume
 
-# split of a case -> folders of its images and labels
-PARTS = {"train": ("imagesTr", "labelsTr"), "val": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+# split of a case -> folders of its images, labels and instances; nnU-Net leaves the last one alone
+PARTS = {"train": ("imagesTr", "labelsTr", "instancesTr"), "val": ("imagesTr", "labelsTr", "instancesTr"),
+         "test": ("imagesTs", "labelsTs", "instancesTs")}
 
 
 def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
@@ -34,6 +37,7 @@ def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
         "split": case.split,
         "shape": list(case.channels[0].shape),
         "spacing": [float(size) for size in case.spacing],
+        "places": [volume.place() for volume in case.volumes()],
         "label_values": {str(k): v for k, v in case.label_values.items()} if case.label_values is not None else None,
         **json.loads(json.dumps(dict(case.notes))),
     }
@@ -42,7 +46,7 @@ def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
 
     (folder / "dataset.json").unlink(missing_ok=True)  # until everything is written again
     record_file.unlink(missing_ok=True)
-    label, voxels_of = _read_label(case, info)
+    label, voxels_of = read_label(case, info)
     outputs = _write_files(case, info, folder, label)
     for name in known["outputs"] if known else ():  # a case that was a training case may be a test case now
         if name not in outputs:
@@ -62,29 +66,42 @@ def _outputs_are_there(folder: Path, known: Mapping[str, Any]) -> bool:
 
 
 def _hash_sources(case: Case, known: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    files = [path for volume in (*case.channels, case.label) if volume is not None for path in volume.files()]
     before = {source["path"]: source for source in known["sources"]} if known else {}
-    sources = []
-    for path in dict.fromkeys(files):
-        state = path.stat()
-        source = before.get(str(path), {})
-        if (source.get("bytes"), source.get("mtime_ns")) != (state.st_size, state.st_mtime_ns):
-            with path.open("rb") as stream:
-                digest = _sha256(stream)
-            source = {"path": str(path), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
-        sources.append(source)
-    return sources
+    hashed: dict[str, dict[str, Any]] = {}
+    for volume in case.volumes():
+        for source in volume.sources():
+            if source.name not in hashed:
+                hashed[source.name] = _hash_source(source, volume, before.get(source.name, {}))
+    return list(hashed.values())
 
 
-def _sha256(stream) -> str:
+def _hash_source(source: Source, volume: Volume, before: Mapping[str, Any]) -> dict[str, Any]:
+    if source.file is None:
+        voxels = volume.read()
+        return {"path": source.name, "bytes": voxels.nbytes, "sha256": hashlib.sha256(np.ascontiguousarray(voxels)).hexdigest()}
+    state = source.file.stat()
+    if (before.get("bytes"), before.get("mtime_ns")) == (state.st_size, state.st_mtime_ns):
+        return dict(before)
+    digest = _sha256(source.file, state.st_size, state.st_mtime_ns)
+    return {"path": source.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": digest}
+
+
+@lru_cache(maxsize=65536)
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:
+    """Remembered as long as the file stays as it was: all cases cut from one file have it for a source."""
     digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
-def _read_label(case: Case, info: DatasetInfo) -> tuple[np.ndarray | None, dict[str, int]]:
-    """The label in the dataset's values and smallest type, with the number of voxels of each class."""
+def read_label(case: Case, info: DatasetInfo) -> tuple[np.ndarray | None, dict[str, int]]:
+    """The label in the dataset's values and smallest type, with the number of voxels of each class.
+
+    Raises:
+        ValueError: a value that the case does not know.
+    """
     if case.label is None:
         return None, {}
     label = case.label.read()
@@ -123,7 +140,7 @@ def _map_values(label: np.ndarray, values: Mapping[int, int], dtype: np.dtype) -
 
 def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray | None) -> dict[str, int]:
     form = FORMATS[info.file_ending]
-    images, labels = PARTS[case.split]
+    images, labels, instances = PARTS[case.split]
     outputs: dict[str, int] = {}
 
     def write(name: str, array: np.ndarray, affine: np.ndarray | None) -> None:
@@ -138,8 +155,12 @@ def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray 
         write(f"{images}/{case.identifier}_{number:04d}{info.file_ending}", image, volume.affine)
     if label is not None:
         write(f"{labels}/{case.identifier}{info.file_ending}", label, case.channels[0].affine)
+    if case.instances is not None:
+        ids = case.instances.read()
+        name = f"{instances}/{case.identifier}.tif"  # a TIFF keeps 64-bit ids, whatever the dataset's own format can hold
+        outputs[name] = _write_complete(folder, name, ids, lambda path: write_tiff(path, ids, case.spacing, None))
     if form.sidecar:
-        for part in (images, labels) if label is not None else (images,):
+        for part in (images, *([labels] if label is not None else []), *([instances] if case.instances is not None else [])):
             sidecar = folder / part / f"{case.identifier}.json"
             write_json(sidecar, {"spacing": [float(size) for size in case.spacing]})
             outputs[f"{part}/{case.identifier}.json"] = sidecar.stat().st_size

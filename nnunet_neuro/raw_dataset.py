@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 
 from nnunet_neuro.raw_case import PARTS, read_record, write_case
-from nnunet_neuro.raw_formats import FORMATS, write_json
+from nnunet_neuro.raw_formats import FORMATS, write_json, write_text
 from nnunet_neuro.splits import fixed_split, grouped_folds
 from nnunet_neuro.volumes import Volume
 
 _LOCK = ".conversion.lock"
-_IMAGE_AND_LABEL_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+_VOXEL_FOLDERS = ("imagesTr", "labelsTr", "instancesTr", "imagesTs", "labelsTs", "instancesTs")
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 IGNORE = "ignore"
+CASE_TABLE = "cases.csv"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Case:
         group: cases of one group show the same tissue and stay in one fold.
         split: "train", "val" (the source fixes it) or "test" (imagesTs, with its label in labelsTs).
         label_values: value in the label file -> value in the dataset; None keeps the values. A value without an entry is an error.
-        notes: further facts for the provenance block.
+        instances: segment ids of the same shape for the analysis of objects; kept as they are in instancesTr or instancesTs.
+        notes: further facts for the provenance block; numbers and words among them become columns of `cases.csv`.
     """
 
     identifier: str
@@ -55,7 +57,12 @@ class Case:
     group: str
     split: str = "train"
     label_values: Mapping[int, int] | None = None
+    instances: Volume | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def volumes(self) -> list[Volume]:
+        """Channels, then label and instances where there are any."""
+        return [*self.channels, *(volume for volume in (self.label, self.instances) if volume is not None)]
 
 
 @dataclass(frozen=True)
@@ -117,10 +124,8 @@ def write_raw_dataset(
         OSError: no space, or a worker died.
         KeyboardInterrupt: interrupted; what is complete is kept.
     """
-    _check_info(info, dataset_id)
-    folder = Path(raw_folder) / f"Dataset{dataset_id:03d}_{info.name}"
-    _check_id_is_free(dataset_id, folder)
-    split_of, group_of = _check_headers(cases, info, folder, progress)
+    folder = dataset_folder(info, dataset_id, raw_folder)
+    split_of, group_of = check_headers(cases, info, dataset_id=dataset_id, raw_folder=raw_folder, progress=progress)
     with _lock(folder):
         _prepare_folder(folder, info, overwrite)
         _drop_stale_cases(folder, split_of.keys(), overwrite)
@@ -129,6 +134,11 @@ def write_raw_dataset(
         _write_description(folder, info, split_of, group_of)
         (folder / "provenance" / "partial").rmdir()
     return folder
+
+
+def dataset_folder(info: DatasetInfo, dataset_id: int, raw_folder: str | Path) -> Path:
+    """Where the dataset is or will be."""
+    return Path(raw_folder) / f"Dataset{dataset_id:03d}_{info.name}"
 
 
 def raw_folder_from_environment() -> Path:
@@ -169,13 +179,27 @@ def _check_id_is_free(dataset_id: int, folder: Path) -> None:
                 raise FileExistsError(f"id {dataset_id} is taken by {other}, wanted for {folder.name}; choose another id with -d")
 
 
-def _check_headers(cases: Callable, info: DatasetInfo, folder: Path, progress: bool) -> tuple[dict[str, str], dict[str, str]]:
+def check_headers(cases: Callable[[], Iterable[Case]], info: DatasetInfo, *, dataset_id: int, raw_folder: str | Path,
+                  progress: bool = True) -> tuple[dict[str, str], dict[str, str]]:
+    """Check the dataset's description and the headers of all its cases; nothing is written.
+
+    Returns:
+        Split and group of each case identifier.
+
+    Raises:
+        ValueError: a case or the dataset's description is not consistent.
+        FileExistsError: the id belongs to another dataset.
+    """
+    _check_info(info, dataset_id)
+    folder = dataset_folder(info, dataset_id, raw_folder)
+    _check_id_is_free(dataset_id, folder)
     split_of: dict[str, str] = {}
     group_of: dict[str, str] = {}
     spelled: dict[str, str] = {}
-    for case in _bar(cases(), "checking headers", progress):
+    for case in progress_bar(cases(), "checking headers", progress):
         _check_case(case, info)
-        inside = [path for volume in _volumes(case) for path in (volume.path.resolve(),) if folder.resolve() in path.parents]
+        inside = [path for volume in case.volumes() if "://" not in str(volume.path)
+                  for path in (Path(volume.path).resolve(),) if folder.resolve() in path.parents]
         if inside:
             raise ValueError(f"{inside[0]} lies in the dataset {folder} that is to be written; move the source elsewhere")
         other = spelled.setdefault(case.identifier.casefold(), case.identifier)
@@ -202,10 +226,6 @@ def _checked_again(cases: Iterable[Case], info: DatasetInfo, split_of: Mapping[s
         raise ValueError(f"the source of case {min(missing)} disappeared while the dataset was being written; run the same command again")
 
 
-def _volumes(case: Case) -> list[Volume]:
-    return [*case.channels, *([case.label] if case.label is not None else [])]
-
-
 def _check_case(case: Case, info: DatasetInfo) -> None:
     image = case.channels[0]
     expected = FORMATS[info.file_ending]
@@ -228,7 +248,9 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
         raise ValueError(f"case {case.identifier} (from {image.path}) has no label; only test cases may lack one")
     if case.label is not None and case.label.dtype.kind not in "uib":
         raise ValueError(f"label {case.label.path} holds {case.label.dtype} voxels; expected integers: save it as uint8 or uint16")
-    for other in _volumes(case)[1:]:
+    if case.instances is not None and case.instances.dtype.kind not in "ui":
+        raise ValueError(f"{case.instances.path} holds {case.instances.dtype} voxels; expected integer segment ids")
+    for other in case.volumes()[1:]:
         if other.shape != image.shape:
             raise ValueError(f"{other.path} has shape {other.shape}, but its image {image.path} has {image.shape}; "
                              "they must be cut from the same place")
@@ -259,9 +281,9 @@ def _prepare_folder(folder: Path, info: DatasetInfo, overwrite: bool) -> None:
                 raise FileExistsError(f"{folder} exists and was {_difference(found, identity)}; choose another id with -d, or replace "
                                       "it with --overwrite")
             # first, so that whatever happens now it does not look whole
-            for name in ("dataset.json", "splits_final.json"):
+            for name in ("dataset.json", "splits_final.json", CASE_TABLE):
                 (folder / name).unlink(missing_ok=True)
-            for name in (*_IMAGE_AND_LABEL_FOLDERS, "provenance"):
+            for name in (*_VOXEL_FOLDERS, "provenance"):
                 if (folder / name).exists():
                     shutil.rmtree(folder / name)
     shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
@@ -302,7 +324,7 @@ def _check_no_strangers(folder: Path) -> None:
     """nnU-Net takes every image of imagesTr for a case: a file without a record is an error."""
     records = (read_record(record) for record in (folder / "provenance" / "cases").glob("*.json"))
     recorded = {name for record in records if record for name in record["outputs"]}
-    for name in _IMAGE_AND_LABEL_FOLDERS:
+    for name in _VOXEL_FOLDERS:
         for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
             if f"{name}/{path.name}" not in recorded:
                 raise FileExistsError(f"{path} belongs to no case of this conversion; nnU-Net would take it for one: delete it and run "
@@ -349,6 +371,7 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
     _warn_of_folds(folder, folds)
     record_files = sorted((folder / "provenance" / "cases").glob("*.json"))
     records = {record_file.stem: read_record(record_file) for record_file in record_files}
+    _write_table(folder / CASE_TABLE, records)
     for record in records.values():
         record["sources"] = [{k: v for k, v in source.items() if k != "mtime_ns"} for source in record["sources"]]
         del record["outputs"]
@@ -367,6 +390,26 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
     write_json(folder / "dataset.json", content)
 
 
+def _write_table(file: Path, records: Mapping[str, dict[str, Any]]) -> None:
+    """One row per case: part, group, size, voxels of each class, and whatever numbers and words its converter noted."""
+    import csv
+    import io
+
+    rows = []
+    for identifier, record in records.items():
+        depth, height, width = ((1, *record["shape"]) if len(record["shape"]) == 2 else record["shape"])
+        notes = {key: value for key, value in record.items() if isinstance(value, str | int | float) and key not in ("split", "group")}
+        voxels = {f"voxels_{name}": count for name, count in record["label_voxels"].items()}
+        rows.append({"case": identifier, "split": record["split"], "group": record["group"], "z": depth, "y": height, "x": width,
+                     **voxels, **notes})
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
+
+
 def _warn_of_folds(folder: Path, folds: list) -> None:
     if not folds:
         print(f"warning: all cases of {folder.name} are of one group, so no fold could be validated on other tissue; train with fold "
@@ -383,7 +426,7 @@ def _warn_of_folds(folder: Path, folds: list) -> None:
 
 def _write_cases(cases: Callable, info: DatasetInfo, folder: Path, total: int, workers: int, progress: bool) -> None:
     done: list[str] = []
-    bar = _bar(None, "writing cases", progress, total)
+    bar = progress_bar(None, "writing cases", progress, total)
     try:
         for identifier, state in _results(cases, info, folder, workers):
             done.append(identifier)
@@ -418,7 +461,8 @@ def _results(cases: Callable, info: DatasetInfo, folder: Path, workers: int) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _bar(iterable, title: str, progress: bool, total: int | None = None):
+def progress_bar(iterable: Iterable | None, title: str, progress: bool, total: int | None = None):
+    """A bar of cases on stderr that goes when it is done."""
     from tqdm import tqdm
 
     return tqdm(iterable, desc=title, total=total, unit="case", disable=not progress, leave=False)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_neuro.volumes.nifti import orthogonal_axes
+
 
 @dataclass(frozen=True)
 class RawFormat:
@@ -42,7 +44,18 @@ def write_tiff(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine
 
 
 def write_nifti(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
-    """NIfTI through SimpleITK with the affine (RAS, as nibabel gives it) kept."""
+    """NIfTI through SimpleITK, which writes sform and qform alike.
+
+    Args:
+        path: of the file, ending on .nii or .nii.gz.
+        array: (z, y, x).
+        spacing: (z, y, x); counts only where there is no affine.
+        affine: (4, 4) voxel (x, y, z) to world (RAS) matrix, as nibabel gives it; kept to the precision of the file's 32-bit numbers.
+
+    Raises:
+        ValueError: sheared axes, which ITK could not read again.
+        OSError: not written.
+    """
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)
@@ -50,10 +63,7 @@ def write_nifti(path: Path, array: np.ndarray, spacing: tuple[float, ...], affin
         image.SetSpacing([float(size) for size in spacing[::-1]])
     else:
         to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=float)
-        sizes = np.linalg.norm(to_lps[:3, :3], axis=0)
-        directions = to_lps[:3, :3] / sizes
-        if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
-            raise ValueError("the affine is sheared, and ITK keeps only rotations: resample the volume to orthogonal axes first")
+        sizes, directions = orthogonal_axes(to_lps)
         image.SetSpacing(sizes.tolist())
         image.SetOrigin(to_lps[:3, 3].tolist())
         image.SetDirection(directions.ravel().tolist())
@@ -84,7 +94,11 @@ def smallest_label_dtype(largest: int) -> np.dtype:
 
 def write_json(path: Path, content: object) -> None:
     """JSON under its final name only when complete."""
-    text = json.dumps(content, indent=2) + "\n"
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file under its final name only when complete."""
     with complete_file(path, path.with_name(f".{path.name}.partial"), len(text)) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -19,19 +19,23 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.list or arguments.converter is None:
         print(_listing())
         return
-    from nnunet_neuro.raw_dataset import raw_folder_from_environment, write_raw_dataset
+    from nnunet_neuro.raw_dataset import dataset_folder, raw_folder_from_environment, write_raw_dataset
+    from nnunet_neuro.raw_survey import describe, limited, survey, write_previews
 
     converter = load_converter(arguments.converter)
     raw_folder = arguments.raw or raw_folder_from_environment()
-    folder = write_raw_dataset(
-        lambda: converter.cases(arguments),
-        converter.dataset_info(arguments),
-        dataset_id=arguments.dataset_id,
-        raw_folder=raw_folder,
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
-    )
-    print(folder)
+    info = converter.dataset_info(arguments)
+    cases = limited(lambda: converter.cases(arguments), arguments.limit)
+    folder = dataset_folder(info, arguments.dataset_id, raw_folder)
+    if arguments.dry_run:
+        print(describe(survey(cases, info, dataset_id=arguments.dataset_id, raw_folder=raw_folder), info, folder))
+    else:
+        write_raw_dataset(cases, info, dataset_id=arguments.dataset_id, raw_folder=raw_folder, workers=arguments.workers,
+                          overwrite=arguments.overwrite)
+        print(folder)
+    if arguments.preview:
+        for picture in write_previews(cases, info, Path(raw_folder) / "previews" / folder.name):
+            print(picture)
 
 
 def _parser(argv: list[str] | None) -> argparse.ArgumentParser:
@@ -60,6 +64,12 @@ def _add_arguments(parser: argparse.ArgumentParser, converter) -> None:
     parser.add_argument("--name", default=converter.DEFAULT_NAME, help="name of the nnU-Net dataset (default: %(default)s)")
     parser.add_argument("--raw", type=Path, metavar="FOLDER", help="where to write (default: $nnUNet_raw)")
     parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="processes that read and write (default: %(default)s)")
+    parser.add_argument("--limit", type=_positive, metavar="N",
+                        help="convert the first N training, validation and test cases only; the rest can follow in a later run")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="say what would be written, how large and with which class fractions; writes no dataset")
+    parser.add_argument("--preview", action="store_true",
+                        help="draw one PNG per group with the label over the image, into previews/ beside the dataset")
     parser.add_argument("--overwrite", action="store_true",
                         help="replace a dataset that was made with other options or by hand; without it nothing is replaced")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_neuro.colours import UNLABELLED, class_colour
 from nnunet_neuro.evaluate.pairing import LabelNames, Pair, as_zyx, as_zyx_shape, read_labels, spacing_zyx
 from nnunet_neuro.evaluate.training_log import Epoch
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 _EMPTY = "#f7f7f7"
-_UNLABELLED = "#c4c4c4"
 # lightness in CIELAB 78, 50, 34 and 7; the ground has 97
 _ERRORS = {"hit": "#8fd0a0", "extra": "#e0218a", "wrong class": "#5b3fa0", "missed": "#14141e"}
 _ERROR_MEANING = {
@@ -29,8 +29,6 @@ _ERROR_MEANING = {
     "wrong class": "another label",
     "missed": "reference only",
 }
-# Okabe and Ito's colours, those first that stand out from the light ground
-_CLASSES = ("#0072b2", "#e69f00", "#56b4e9", "#7f5f00", "#d55e00", "#cc79a7", "#009e73", "#4d4d4d")
 _DPI = 110
 _WIDTH = 11  # inches
 
@@ -180,7 +178,7 @@ def _show_raw(ax: Axes, plane: np.ndarray, title: str) -> None:
 
 
 def _show_labels(ax: Axes, plane: np.ndarray, names: LabelNames, title: str) -> None:
-    colours = {label: _class_colour(index) for index, label in enumerate(names.classes.values())}
+    colours = {label: class_colour(index) for index, label in enumerate(names.classes.values())}
     _paint(ax, {colour: plane == label for label, colour in colours.items()}, _unlabelled(plane, names), title)
 
 
@@ -195,7 +193,7 @@ def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title
 
     picture = np.empty((*unlabelled.shape, 3), np.float32)
     picture[:] = to_rgb(_EMPTY)
-    picture[unlabelled] = to_rgb(_UNLABELLED)
+    picture[unlabelled] = to_rgb(UNLABELLED)
     for colour, mask in masks.items():
         picture[mask] = to_rgb(colour)
     _imshow(ax, picture)
@@ -216,19 +214,15 @@ def _unlabelled(plane: np.ndarray, names: LabelNames) -> np.ndarray:
     return np.zeros(plane.shape, bool) if names.ignore is None else plane == names.ignore
 
 
-def _class_colour(index: int) -> str:
-    return _CLASSES[index % len(_CLASSES)]
-
-
 def _legend_handles(names: LabelNames, *, unlabelled: bool) -> list[Patch]:
     from matplotlib.patches import Patch
 
     edge = {"edgecolor": "#666666", "linewidth": 0.5}
-    handles = [Patch(facecolor=_class_colour(n), label=f"label {name}", **edge) for n, name in enumerate(names.classes)]
+    handles = [Patch(facecolor=class_colour(n), label=f"label {name}", **edge) for n, name in enumerate(names.classes)]
     kinds = [name for name in _ERRORS if name != "wrong class" or len(names.classes) > 1]
     handles += [Patch(facecolor=_ERRORS[name], label=f"{name}: {_ERROR_MEANING[name]}", **edge) for name in kinds]
     if unlabelled:
-        handles.append(Patch(facecolor=_UNLABELLED, hatch="///", label="unlabelled, not counted", **edge))
+        handles.append(Patch(facecolor=UNLABELLED, hatch="///", label="unlabelled, not counted", **edge))
     return handles
 
 

@@ -305,8 +305,8 @@ def _cell(value: float) -> str:
 
 def _sha256(volume: Volume) -> str:
     digest = hashlib.sha256()
-    for path in volume.files():
-        with open(path, "rb") as file:
+    for source in volume.sources():
+        with open(source.file, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
