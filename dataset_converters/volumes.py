@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from nnunet_neuro import bossdb
-from nnunet_neuro.blocks import grow, separated_slabs, size_for, tile
+from nnunet_neuro.blocks import separated_slabs, size_for, tile
 from nnunet_neuro.label_maps import foreground, remapped
 from nnunet_neuro.options import (
     BACKGROUND,
@@ -43,7 +43,7 @@ from nnunet_neuro.options import (
 )
 from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo
 from nnunet_neuro.volume_sets import VolumeSet, from_patterns, from_table
-from nnunet_neuro.volumes import Volume, derived, describe_region, open_channels
+from nnunet_neuro.volumes import Volume, derived, describe_region, grown, open_channels
 
 DEFAULT_ID = 707
 DEFAULT_NAME = "Volumes"
@@ -261,8 +261,8 @@ def _parts(shape: tuple[int, ...], arguments: argparse.Namespace) -> Iterator[tu
     for number, slab in enumerate(separated_slabs(shape, arguments.groups_per_volume, arguments.gap)):
         lengths = [part.stop - part.start for part in slab]
         for region in tile(lengths, size[-len(shape):]):
-            grown = grow(region, arguments.margin[-len(shape):], lengths)
-            yield number, tuple(slice(outer.start + part.start, outer.start + part.stop) for outer, part in zip(slab, grown))
+            larger = grown(region, arguments.margin[-len(shape):], lengths)
+            yield number, tuple(slice(outer.start + part.start, outer.start + part.stop) for outer, part in zip(slab, larger))
 
 
 def _identifier(name: str) -> str:

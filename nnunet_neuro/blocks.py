@@ -31,12 +31,6 @@ def tile(shape: Sequence[int], size: Sequence[int]) -> list[Region]:
     return regions
 
 
-def grow(region: Region, margin: Sequence[int], shape: Sequence[int]) -> Region:
-    """The region with `margin` voxels more on every side, as far as the volume goes."""
-    return tuple(slice(max(0, part.start - more), min(length, part.stop + more))
-                 for part, more, length in zip(region, margin, shape, strict=True))
-
-
 def separated_slabs(shape: Sequence[int], count: int, gap: int) -> list[Region]:
     """`count` slabs along the longest axis with `gap` voxels left out between neighbours, so that no tissue at their faces is shared.
 

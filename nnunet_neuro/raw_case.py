@@ -47,11 +47,11 @@ def write_case(case: Case, info: DatasetInfo, folder: Path) -> tuple[str, str]:
     (folder / "dataset.json").unlink(missing_ok=True)  # until everything is written again
     record_file.unlink(missing_ok=True)
     label, voxels_of = read_label(case, info)
-    outputs = _write_files(case, info, folder, label)
+    outputs, objects = _write_files(case, info, folder, label)
     for name in known["outputs"] if known else ():  # a case that was a training case may be a test case now
         if name not in outputs:
             (folder / name).unlink(missing_ok=True)
-    record = {"sources": sources, **facts, "label_voxels": voxels_of, "outputs": outputs}
+    record = {"sources": sources, **facts, **objects, "label_voxels": voxels_of, "outputs": outputs}
     write_json(record_file, record)
     return case.identifier, "written"
 
@@ -138,10 +138,12 @@ def _map_values(label: np.ndarray, values: Mapping[int, int], dtype: np.dtype) -
     return mapped
 
 
-def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray | None) -> dict[str, int]:
+def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Size in bytes of every file, and what there is to say of the instances."""
     form = FORMATS[info.file_ending]
     images, labels, instances = PARTS[case.split]
     outputs: dict[str, int] = {}
+    objects: dict[str, int] = {}
 
     def write(name: str, array: np.ndarray, affine: np.ndarray | None) -> None:
         outputs[name] = _write_complete(folder, name, array, lambda path: form.write(path, array, case.spacing, affine))
@@ -152,11 +154,12 @@ def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray 
             if not np.isfinite(image).all():
                 raise ValueError(f"{volume.path} holds NaN or infinite voxels; nnU-Net cannot normalise them: replace them first")
             image = image.astype(np.float32, copy=False)
-        write(f"{images}/{case.identifier}_{number:04d}{info.file_ending}", image, volume.affine)
+        write(f"{images}/{case.identifier}_{number:04d}{info.file_ending}", image, case.channels[0].affine)
     if label is not None:
         write(f"{labels}/{case.identifier}{info.file_ending}", label, case.channels[0].affine)
     if case.instances is not None:
         ids = case.instances.read()
+        objects = _describe_instances(ids)
         name = f"{instances}/{case.identifier}.tif"  # a TIFF keeps 64-bit ids, whatever the dataset's own format can hold
         outputs[name] = _write_complete(folder, name, ids, lambda path: write_tiff(path, ids, case.spacing, None))
     if form.sidecar:
@@ -164,7 +167,12 @@ def _write_files(case: Case, info: DatasetInfo, folder: Path, label: np.ndarray 
             sidecar = folder / part / f"{case.identifier}.json"
             write_json(sidecar, {"spacing": [float(size) for size in case.spacing]})
             outputs[f"{part}/{case.identifier}.json"] = sidecar.stat().st_size
-    return outputs
+    return outputs, objects
+
+
+def _describe_instances(ids: np.ndarray) -> dict[str, int]:
+    found, sizes = np.unique(ids[ids != 0], return_counts=True)
+    return {"instances": len(found), "largest_id": int(found.max(initial=0)), "smallest_instance": int(sizes.min()) if len(sizes) else 0}
 
 
 def _write_complete(folder: Path, name: str, array: np.ndarray, write: Callable[[Path], None]) -> int:

@@ -7,6 +7,7 @@ never looks whole, and the next run writes only cases without a valid record.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,9 @@ _VOXEL_FOLDERS = ("imagesTr", "labelsTr", "instancesTr", "imagesTs", "labelsTs",
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 IGNORE = "ignore"
 CASE_TABLE = "cases.csv"
+# between the voxel grids of image and label, in voxels; programs that store an affine in other forms round it
+_MOST_SHIFT = 0.05
+_TABLE_COLUMNS = ("case", "split", "group", "z", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,7 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
     expected = FORMATS[info.file_ending]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", case.identifier):
         raise ValueError(f"case name {case.identifier!r} (from {image.path}) is not possible; use letters, digits, - and _")
+    assert not set(case.notes) & set(_TABLE_COLUMNS), f"the notes of {case.identifier} use a column name of {CASE_TABLE}"
     if case.split not in PARTS:
         raise ValueError(f"case {case.identifier} has split {case.split!r}; choose one of {', '.join(PARTS)}")
     if len(case.channels) != len(info.channel_names):
@@ -257,9 +262,17 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
         if other.spacing and not np.allclose(other.spacing, case.spacing, rtol=1e-3):
             raise ValueError(f"{other.path} has voxel size {other.spacing}, but its image {image.path} has {tuple(case.spacing)}; "
                              "correct one of them")
-        if other.affine is not None and image.affine is not None and not np.allclose(other.affine, image.affine, atol=1e-3):
+        if other.affine is not None and image.affine is not None and _shift(image, other) > _MOST_SHIFT:
             raise ValueError(f"{other.path} lies elsewhere in space than its image {image.path} (their affines differ); resample it onto "
                              "the image's grid")
+
+
+def _shift(image: Volume, other: Volume) -> float:
+    """The most by which two affines put a corner of the volume apart, in voxels of the image along any axis."""
+    corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[::-1]))))
+    difference = other.affine - image.affine
+    apart = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.abs(np.linalg.solve(image.affine[:3, :3], apart.T)).max())
 
 
 # --- the folder --------------------------------------------------------------------------------------------------------------------
@@ -400,8 +413,8 @@ def _write_table(file: Path, records: Mapping[str, dict[str, Any]]) -> None:
         depth, height, width = ((1, *record["shape"]) if len(record["shape"]) == 2 else record["shape"])
         notes = {key: value for key, value in record.items() if isinstance(value, str | int | float) and key not in ("split", "group")}
         voxels = {f"voxels_{name}": count for name, count in record["label_voxels"].items()}
-        rows.append({"case": identifier, "split": record["split"], "group": record["group"], "z": depth, "y": height, "x": width,
-                     **voxels, **notes})
+        fixed = zip(_TABLE_COLUMNS, (identifier, record["split"], record["group"], depth, height, width))
+        rows.append({**dict(fixed), **voxels, **notes})
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

@@ -97,7 +97,8 @@ def describe(parts: dict[str, Part], info: DatasetInfo, folder: Path) -> str:
         low, high = ("x".join(map(str, bound)) for bound in (shapes.min(axis=0), shapes.max(axis=0)))
         spacings = sorted(part.spacings)
         shown = ", ".join(" x ".join(f"{size:g}" for size in spacing) for spacing in spacings[:3])
-        lines += [f"  {_PART_NAMES[split]:<11}{_number(part.cases, 'case')} of {_number(len(part.groups), 'group')}, {part.voxel_bytes / 1e6:.1f} MB of voxels",
+        count = f"{_number(part.cases, 'case')} of {_number(len(part.groups), 'group')}"
+        lines += [f"  {_PART_NAMES[split]:<11}{count}, {part.voxel_bytes / 1e6:.1f} MB of voxels",
                   f"             shape {low if low == high else f'{low} to {high}'}, voxel size {shown}"
                   + (f" and {len(spacings) - 3} more" if len(spacings) > 3 else "")]
         total = sum(part.voxels_of.values())

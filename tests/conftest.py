@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.boss_server import boss_server  # noqa: F401 - a fixture
+
 # two cores: more processes than that only wait for each other
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 os.environ.setdefault("nnUNet_compile", "f")

@@ -58,7 +58,8 @@ def fetch(volumes: Sequence[Volume], access: BossAccess, *, progress: bool = Tru
     Several processes may fetch into one cache.
 
     Args:
-        volumes: cutouts, or crops and planes of them, of which only their own chunks are fetched; volumes from elsewhere are passed over.
+        volumes: cutouts, or what was cut or computed from them, for which only the chunks of that part are fetched; volumes from
+            elsewhere are passed over.
         access: as given to `open_cutout`.
         progress: show the voxels and MB/s (of voxels, before compression) on stderr.
         connections: requests at a time.
@@ -71,14 +72,14 @@ def fetch(volumes: Sequence[Volume], access: BossAccess, *, progress: bool = Tru
     chunks: dict[Path, Chunk] = {}
     cutouts: dict[_Cutout, None] = {}
     for volume in volumes:
-        cutout = _cutout_of(volume)
+        cutout, region = _place_of(volume)
         if cutout is None:
             continue
         if (cutout.access.host, cutout.access.cache) != (access.host, access.cache):
             raise ValueError(f"{volume.path} was opened on {cutout.access.host} with cache {cutout.access.cache}; fetch it with the same, "
                              f"not with {access.host} and {access.cache}")
         cutouts[cutout] = None
-        chunks.update((chunk.path, replace(chunk, access=access)) for chunk in cutout.chunks(_whole_of(volume)))
+        chunks.update((chunk.path, replace(chunk, access=access)) for chunk in cutout.chunks(region))
     _download(list(chunks.values()), progress, connections)
     for cutout in cutouts:
         _check_not_empty(cutout)
@@ -178,15 +179,16 @@ def _empty(cutout: _Cutout) -> ValueError:
 # --- downloading -------------------------------------------------------------------------------------------------------------------
 
 
-def _cutout_of(volume: Volume) -> _Cutout | None:
+def _place_of(volume: Volume) -> tuple[_Cutout | None, Region]:
+    """The cutout that a volume was cut or computed from, and where in it; None for a volume from elsewhere."""
+    while True:
+        shape = (1, *volume.shape) if volume.plane_of else volume.shape
+        region = tuple(slice(start, start + length) for start, length in zip(volume.corner or (0,) * len(shape), shape))
+        if volume.base is None:
+            break
+        volume = volume.base.crop(region)
     reader = volume.reader
-    return reader.args[0] if isinstance(reader, partial) and reader.func is _read_cutout else None
-
-
-def _whole_of(volume: Volume) -> Region:
-    """A volume in voxels of the cutout it was cut from."""
-    shape = (1, *volume.shape) if volume.plane_of else volume.shape
-    return tuple(slice(start, start + length) for start, length in zip(volume.corner or (0, 0, 0), shape))
+    return reader.args[0] if isinstance(reader, partial) and reader.func is _read_cutout else None, region
 
 
 def _download(chunks: list[Chunk], progress: bool, connections: int) -> None:

@@ -116,8 +116,6 @@ def get_voxels(access: BossAccess, address: CutoutAddress, dtype: str, pause: Pa
         try:
             return _remote(access).get_cutout(resource, address.resolution, x, y, z, parallel=False)
         except (BloscError, ValueError) as error:  # not blosc, or not the size that the ranges and the type make
-            if isinstance(error, OSError):  # an answer of requests, some of which are ValueErrors too
-                raise
             raise _UnusableAnswer(f"the answer holds no {z[1] - z[0]} x {y[1] - y[0]} x {x[1] - x[0]} {dtype} voxels ({error})") from error
 
     return _ask(access, str(address), question, pause)

@@ -14,16 +14,16 @@ from nnunet_neuro.volumes.npy import open_npy_channels
 from nnunet_neuro.volumes.nrrd import NRRD_SUFFIXES, open_nrrd_channels
 from nnunet_neuro.volumes.tensor_store import PRECOMPUTED, is_n5, is_precomputed, open_n5_channels, open_precomputed_channels
 from nnunet_neuro.volumes.tiff import TIFF_SUFFIXES, open_tiff_channels
-from nnunet_neuro.volumes.volume import Region, Source, Volume, derived, describe_region, empty_label, full_region
+from nnunet_neuro.volumes.volume import Region, Source, Volume, derived, describe_region, empty_label, full_region, grown
 from nnunet_neuro.volumes.zarr_store import is_zarr, open_zarr_channels
 
 __all__ = [
     "IMAGE_SUFFIXES", "NIFTI_SUFFIXES", "Region", "SLICE_SUFFIXES", "Source", "TIFF_SUFFIXES", "Volume", "derived", "describe_region",
-    "empty_label", "full_region", "last_number", "open_channels", "open_slices", "open_volume", "slice_files", "strip_suffix",
+    "empty_label", "full_region", "grown", "last_number", "open_channels", "open_slices", "open_volume", "slice_files", "strip_suffix",
 ]  # fmt: skip
 
-KNOWN_FORMATS = (".tif", ".png", ".bmp", ".nii", ".nii.gz", ".nrrd", ".npy", ".h5 or .h5/dataset", "Zarr, OME-Zarr, N5 or neuroglancer "
-                 "precomputed folders", "folders of slice TIFFs or PNGs")
+KNOWN_FORMATS = (".tif", ".png", ".bmp", ".nii", ".nii.gz", ".mgz", ".nrrd", ".npy", ".h5 or .h5/dataset",
+                 "Zarr, OME-Zarr, N5 or neuroglancer precomputed folders", "folders of slice TIFFs or PNGs")
 
 
 def open_volume(path: str | Path, *, missing_are_zero: bool = False) -> Volume:

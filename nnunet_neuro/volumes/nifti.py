@@ -170,8 +170,8 @@ def _check_stored_header(path: Path, header_class: type) -> None:
                          f"{header_class.sizeof_hdr} and {header_class.single_magic!r}, a NIfTI in a single file: copy it again")
     sizes = header["pixdim"][1:4]
     if header["sform_code"] == 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
-        raise ValueError(f"{path} has a voxel size of {', '.join(f'{size:g}' for size in sizes)} (x, y, z); expected positive numbers: repair "
-                         "the header")
+        raise ValueError(f"{path} has a voxel size of {', '.join(f'{size:g}' for size in sizes)} (x, y, z); expected positive numbers: "
+                         "repair the header")
 
 
 def _check_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -42,6 +42,7 @@ class Volume:
         lister: gives the files that hold a region; None where `path` is the only one.
         plane_of: whether the file has a further leading axis of which `corner` holds the index, as for a plane cut from a stack.
         base: the volume that this one is computed from, see `derived`; it stands for the file then.
+        margin: voxels beyond a region that the computation may read, per axis; they count among the sources.
     """
 
     path: Path | str
@@ -54,6 +55,7 @@ class Volume:
     lister: Callable[[Path | str, Region], list[Source]] | None = None
     plane_of: bool = False
     base: Volume | None = None
+    margin: tuple[int, ...] = ()
 
     def read(self, region: Region | None = None) -> np.ndarray:
         """The voxels of a region, or all of them.
@@ -95,7 +97,7 @@ class Volume:
     def sources(self) -> list[Source]:
         """The files that the voxels come from."""
         if self.base is not None:
-            return self.base.crop(self._in_file(None)).sources()
+            return self.base.crop(grown(self._in_file(None), self.margin, self.base.shape)).sources()
         if self.lister is None:
             return [Source(str(self.path), Path(self.path))]
         return self.lister(self.path, self._in_file(None))
@@ -125,12 +127,19 @@ def full_region(shape: Sequence[int], region: Region | None) -> Region:
     return tuple(slice(part.start or 0, length if part.stop is None else part.stop) for part, length in zip(region, shape, strict=True))
 
 
+def grown(region: Region, margin: Sequence[int], shape: Sequence[int]) -> Region:
+    """The region with `margin` voxels more on every side, as far as `shape` goes; no margin for an empty one."""
+    return tuple(slice(max(0, part.start - more), min(length, part.stop + more))
+                 for part, more, length in zip(region, margin or (0,) * len(shape), shape, strict=True))
+
+
 def describe_region(region: Region) -> str:
     """`0:10,5:20,5:20`, as an error message or a provenance entry shows it."""
     return ",".join(f"{part.start}:{part.stop}" for part in region)
 
 
-def derived(base: Volume, function: Callable[[Volume, Region], np.ndarray], dtype: np.dtype | type) -> Volume:
+def derived(base: Volume, function: Callable[[Volume, Region], np.ndarray], dtype: np.dtype | type, *,
+            margin: tuple[int, ...] = ()) -> Volume:
     """A volume computed from another one when it is read, for example a class mask from instance ids.
 
     Args:
@@ -138,8 +147,10 @@ def derived(base: Volume, function: Callable[[Volume, Region], np.ndarray], dtyp
         function: (base, region of base) -> array of the region's shape. It may read beyond the region, for a margin. A function of a
             module or a `functools.partial` of one, so that a worker can be sent it.
         dtype: of what it gives.
+        margin: voxels beyond the region that the function may read, along each axis.
     """
-    return Volume(base.path, base.shape, np.dtype(dtype), base.spacing, partial(_read_derived, base, function), base.affine, base=base)
+    return Volume(base.path, base.shape, np.dtype(dtype), base.spacing, partial(_read_derived, base, function), base.affine, base=base,
+                  margin=margin)
 
 
 def _read_derived(base: Volume, function: Callable[[Volume, Region], np.ndarray], path: Path | str, region: Region) -> np.ndarray:
