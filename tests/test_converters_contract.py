@@ -6,10 +6,14 @@ its real layout and gives the command line's arguments for it.
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -19,14 +23,20 @@ from nnunet_neuro.startup import package_files
 
 pytestmark = pytest.mark.parametrize("name", converter_names())
 
-HEAVY = ("torch", "nnunetv2", "SimpleITK", "scipy", "sklearn", "skimage", "tifffile", "nibabel", "matplotlib", "tqdm", "intern")
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "scipy", "sklearn", "skimage", "tifffile", "nibabel", "matplotlib", "tqdm", "intern",
+         "requests", "blosc", "zarr", "h5py", "PIL", "tensorstore", "yaml")
 
 
 @pytest.fixture
-def dataset(name, tmp_path, nnunet_folders):
+def source(name, tmp_path) -> list[str]:
+    """The command for the converter's imitation source."""
+    return [name, *importlib.import_module(f"tests.fake_sources.{name}").write_source(tmp_path / "source")]
+
+
+@pytest.fixture
+def dataset(source, nnunet_folders):
     """The dataset made from the converter's imitation source."""
-    arguments = importlib.import_module(f"tests.fake_sources.{name}").write_source(tmp_path / "source")
-    assert main([name, *arguments]) == 0
+    assert main(source) == 0
     return next(nnunet_folders.raw.iterdir())
 
 
@@ -85,6 +95,48 @@ def test_no_group_is_in_two_folds_and_no_test_case_in_any(dataset, name):
         train, val = set(fold["train"]), set(fold["val"])
         assert not {cases[case]["group"] for case in train} & {cases[case]["group"] for case in val}
         assert all(cases[case]["split"] != "test" for case in train | val)
+
+
+def test_dry_run_says_what_a_conversion_writes_and_writes_nothing(source, name, nnunet_folders, capsys):
+    assert main([*source, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert not list(nnunet_folders.raw.iterdir())
+    assert main(source) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    description = json.loads((folder / "dataset.json").read_text())
+    assert str(folder) in said and description["licence"] in said
+    cases = list(description["provenance"]["cases"].values())
+    for split, title in (("train", "training"), ("val", "validation"), ("test", "test")):
+        of_split = [case for case in cases if case["split"] == split]
+        groups = len({case["group"] for case in of_split})
+        assert bool(of_split) == bool(re.search(rf"^  {title} +{len(of_split)} cases? of {groups} group", said, re.M))
+    voxels = Counter()
+    for case in cases:
+        if case["split"] == "train":
+            voxels.update(case["label_voxels"])
+    for label, count in voxels.items():
+        assert f"{count / voxels.total():.4%}" in said, label
+
+
+def test_limit_and_previews(source, name, nnunet_folders, capsys):
+    assert main([*source, "--limit", "2", "--preview"]) == 0
+    folder, *pictures = (Path(line) for line in capsys.readouterr().out.splitlines())
+    cases = json.loads((folder / "dataset.json").read_text())["provenance"]["cases"]
+    splits = Counter(case["split"] for case in cases.values())
+    assert splits["train"] == 2 and max(splits.values()) == 2
+    assert {picture.stem for picture in pictures} <= cases.keys()
+    assert sorted(cases[picture.stem]["group"] for picture in pictures) == sorted({case["group"] for case in cases.values()})
+    assert all(picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000 for picture in pictures)
+
+
+def test_table_of_cases(dataset, name):
+    cases = json.loads((dataset / "dataset.json").read_text())["provenance"]["cases"]
+    with (dataset / "cases.csv").open(newline="") as stream:
+        rows = {row["case"]: row for row in csv.DictReader(stream)}
+    assert rows.keys() == cases.keys()
+    for identifier, row in rows.items():
+        assert row["group"] == cases[identifier]["group"] and row["split"] == cases[identifier]["split"]
+        assert int(row["z"]) * int(row["y"]) * int(row["x"]) == _product(cases[identifier]["shape"])
 
 
 def test_second_run_changes_nothing(dataset, name, tmp_path):
