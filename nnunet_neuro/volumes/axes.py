@@ -23,7 +23,7 @@ class StoredArray:
     Attributes:
         path: the file, folder or address.
         shape: in the array's own order.
-        dtype: of its elements.
+        dtype: of its elements; whatever its byte order, they are read in that of the machine.
         axes: one of t, c, z, y, x for each axis.
         spacing: (z, y, x) in micrometres, or None.
     """
@@ -49,6 +49,16 @@ def guess_axes(path: Path | str, shape: Sequence[int]) -> str:
     return "czyx"[4 - len(shape):]
 
 
+def check_elements(path: Path | str, dtype: np.dtype) -> None:
+    """Refuse elements that are no numbers of a voxel: complex, text, records, ...
+
+    Raises:
+        ValueError: neither boolean, integers nor floats of up to 64 bits.
+    """
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise ValueError(f"{path} holds elements of type {dtype}; expected integers or floats of up to 64 bits")
+
+
 def channels_of(stored: StoredArray, open_array: Callable[[Path | str], Any],
                 lister: Callable[[Callable, Path | str, Region], list[Source]] | None = None) -> tuple[Volume, ...]:
     """One volume per channel of a stored array.
@@ -68,7 +78,7 @@ def channels_of(stored: StoredArray, open_array: Callable[[Path | str], Any],
     volumes = []
     for channel in range(length_of.get("c", 1)):
         cut = partial(_cut, stored.axes, channel)
-        volumes.append(Volume(stored.path, shape, stored.dtype, stored.spacing, partial(_read, open_array, stored.axes, cut),
+        volumes.append(Volume(stored.path, shape, stored.dtype.newbyteorder("="), stored.spacing, partial(_read, open_array, stored.axes, cut),
                               lister=lister and partial(lister, cut)))
     return tuple(volumes)
 
@@ -81,8 +91,7 @@ def _check_axes(stored: StoredArray) -> None:
     times = dict(zip(stored.axes, stored.shape)).get("t", 1)
     if times > 1:
         raise ValueError(f"{stored.path} has {times} time points; expected one: save the one you want as a volume of its own")
-    if stored.dtype.kind not in "buif" or stored.dtype.itemsize > 8:
-        raise ValueError(f"{stored.path} holds elements of type {stored.dtype}; expected integers or floats of up to 64 bits")
+    check_elements(stored.path, stored.dtype)
 
 
 def _cut(axes: str, channel: int, region: Region) -> tuple[slice, ...]:
@@ -93,6 +102,7 @@ def _cut(axes: str, channel: int, region: Region) -> tuple[slice, ...]:
 
 def _read(open_array: Callable, axes: str, cut: Callable, path: Path | str, region: Region) -> np.ndarray:
     array = np.asarray(open_array(path)[cut(region)])
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # SimpleITK takes no other byte order
     spatial = [axis for axis in axes if axis in "zyx"]
     array = array.reshape([length for axis, length in zip(axes, array.shape) if axis in "zyx"])
     array = array.transpose([spatial.index(axis) for axis in "zyx" if axis in spatial])

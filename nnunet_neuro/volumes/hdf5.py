@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_neuro.volumes.axes import StoredArray, channels_of, guess_axes
+from nnunet_neuro.volumes.axes import StoredArray, channels_of, check_elements, guess_axes
 from nnunet_neuro.volumes.spacing import in_micrometres
 from nnunet_neuro.volumes.volume import Region, Source, Volume
 
@@ -30,28 +32,37 @@ def open_hdf5_channels(file: Path, name: str, *, missing_are_zero: bool = False)
     Args:
         file: the HDF5 file.
         name: of the dataset in it; empty where it holds only one volume.
-        missing_are_zero: accept chunks that were never written; HDF5 reads them as its fill value.
+        missing_are_zero: accept chunks that were never written, and datasets whose voxels lie in other files; HDF5 reads what is not
+            there as its fill value.
 
     Raises:
-        ValueError: damaged or truncated, no such dataset, several to choose from, or never written.
+        ValueError: damaged or truncated, no such dataset, several to choose from, never written, spread over other files, or compressed in
+            a way that h5py does not know.
     """
     import h5py
 
+    with _damage_is_an_error(file), h5py.File(file, "r") as content:
+        dataset = _find(file, content, name)
+        address = file / dataset.name.lstrip("/")
+        check_elements(address, dataset.dtype)
+        axes = guess_axes(address, dataset.shape or ())
+        _check_filters(address, dataset)
+        if not missing_are_zero:
+            _check_written(address, dataset)
+        stored = StoredArray(address, dataset.shape, dataset.dtype, axes, _spacing(dataset))
+        files = dict.fromkeys((file, Path(dataset.file.filename)))  # another one behind an external link
+    return channels_of(stored, partial(_Opened, str(file), dataset_name(address, file)), partial(_sources, tuple(files)))
+
+
+@contextmanager
+def _damage_is_an_error(path: Path | str) -> Iterator[None]:
     try:
-        with h5py.File(file, "r") as content:
-            dataset = _find(file, content, name)
-            address = file / dataset.name.lstrip("/")
-            if dataset.dtype.kind not in "buif":
-                raise ValueError(f"{address} holds elements of type {dataset.dtype}; expected integers or floats")
-            if not missing_are_zero:
-                _check_written(address, dataset)
-            axes = guess_axes(address, dataset.shape)
-            stored = StoredArray(address, dataset.shape, dataset.dtype, axes, _spacing(dataset))
-    except OSError as error:
-        if error.errno is not None:
+        yield
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # h5py has no error of its own
+        ours = isinstance(error, ValueError) and str(error).startswith(str(path))
+        if ours or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise ValueError(f"{file} is truncated or is no HDF5 file ({_reason(error)}); copy it again") from error
-    return channels_of(stored, partial(_Opened, str(file), dataset_name(address, file)), partial(_sources, file))
+        raise ValueError(f"{path} is damaged, truncated or no HDF5 file ({_reason(error)}); copy it again") from error
 
 
 def dataset_name(address: Path, file: Path) -> str:
@@ -68,15 +79,12 @@ class _Opened:
     def __getitem__(self, region: tuple[slice, ...]) -> np.ndarray:
         import h5py
 
-        try:
-            with h5py.File(self._file, "r") as content:
-                return content[self._name][region]
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{self._path} is damaged ({_reason(error)}); copy it again") from error
+        with _damage_is_an_error(self._path), h5py.File(self._file, "r") as content:
+            return content[self._name][region]
 
 
-def _sources(file: Path, cut, path: Path | str, region: Region) -> list[Source]:
-    return [Source(str(file), file)]
+def _sources(files: tuple[Path, ...], cut, path: Path | str, region: Region) -> list[Source]:
+    return [Source(str(file), file) for file in files]
 
 
 def _find(file: Path, content, name: str):
@@ -86,6 +94,10 @@ def _find(file: Path, content, name: str):
         found = content.get(name)
         if isinstance(found, h5py.Dataset):
             return found
+        link = content.get(name, getlink=True)
+        if found is None and isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            target = f"{link.filename}/{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
+            raise ValueError(f"{file} has a link {name!r} to {target}, which is not there; copy that too")
         names = _volumes(content)
         raise ValueError(f"{file} holds no dataset {name!r}; it holds {', '.join(names) or 'no volume'}")
     names = _volumes(content)
@@ -103,8 +115,22 @@ def _volumes(content) -> list[str]:
     return names
 
 
+def _check_filters(address: Path, dataset) -> None:
+    from h5py import h5z
+
+    pipeline = dataset.id.get_create_plist()
+    for number in range(pipeline.get_nfilters()):
+        code, _, _, name = pipeline.get_filter(number)
+        if not h5z.filter_avail(code):
+            raise ValueError(f"{address} is compressed by the filter {code} ({name.decode(errors='replace')}), which h5py does not know; "
+                             "save it with gzip, for example by h5repack -f GZIP=4")
+
+
 def _check_written(address: Path, dataset) -> None:
-    """HDF5 gives its fill value for what was never written, as when a program died."""
+    """HDF5 gives its fill value for what was never written, as when a program died, and for files that it does not find."""
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"{address} is put together from other files, of which HDF5 reads as zeros what is not there; save its voxels as "
+                         "a dataset of their own, or, where all files are there, say --missing-chunks zero")
     if dataset.chunks is None:
         if dataset.id.get_storage_size() == 0 and dataset.size:
             raise ValueError(f"{address} was never written (it takes no space in the file); write it again")
@@ -120,10 +146,10 @@ def _spacing(dataset) -> tuple[float, ...] | None:
     for attribute, unit in (("element_size_um", "um"), ("resolution", "nm")):
         if attribute in dataset.attrs:
             sizes = np.ravel(dataset.attrs[attribute])
-            if len(sizes) == 3 and np.issubdtype(sizes.dtype, np.number):
+            if len(sizes) == 3 and sizes.dtype.kind in "iuf":
                 return in_micrometres([float(size) for size in sizes], [unit] * 3)
     return None
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__
+    return " ".join(str(error).strip("'\"").split()) or type(error).__name__

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_neuro.volumes.axes import check_elements
 from nnunet_neuro.volumes.tiff import TIFF_SUFFIXES, check_pages, damage_is_an_error
 from nnunet_neuro.volumes.volume import Region, Source, Volume
 
@@ -53,7 +54,8 @@ def slice_files(folder: Path) -> list[Path]:
     """
     files = [path for path in folder.iterdir() if path.suffix.lower() in SLICE_SUFFIXES and not path.name.startswith(".")]
     if not files:
-        raise ValueError(f"{folder} holds no slice TIFF or PNG; expected files such as 0000.tif")
+        raise ValueError(f"{folder} holds no slice TIFF or PNG, nor the metadata of a Zarr, N5 or precomputed volume; expected files such "
+                         "as 0000.tif")
     kinds = {path.suffix.lower() for path in files}
     if len(kinds) > 1 and not kinds <= set(TIFF_SUFFIXES):
         raise ValueError(f"{folder} holds slices of several kinds ({', '.join(sorted(kinds))}); keep one")
@@ -65,10 +67,11 @@ def slice_files(folder: Path) -> list[Path]:
         if number in by_number:
             raise ValueError(f"{by_number[number].name} and {path.name} in {folder} are both slice {number}; keep one of them")
         by_number[number] = path
-    missing = sorted(set(range(min(by_number), max(by_number) + 1)) - by_number.keys())
+    first, last = min(by_number), max(by_number)
+    missing = last - first + 1 - len(by_number)
     if missing:
-        raise ValueError(f"{folder} has slices {min(by_number)} to {max(by_number)} without {missing[0]} "
-                         f"({len(missing)} missing); copy the folder again")
+        absent = next(number for number in range(first, last) if number not in by_number)
+        raise ValueError(f"{folder} has slices {first} to {last} without {absent} ({missing} missing); copy the folder again")
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -88,13 +91,15 @@ def _checked_plane(path: Path, rgb_ids: bool, size: int, mtime_ns: int) -> tuple
     """Remembered as long as the file stays as it was: a conversion opens every slice twice."""
     if path.suffix.lower() in TIFF_SUFFIXES:
         return _tiff_plane_header(path)
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            mode, (width, height) = image.mode, image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}; copy it again") from error
+        with Image.open(path, formats=("PNG", "BMP")) as image:
+            mode, (width, height), frames = image.mode, image.size, getattr(image, "n_frames", 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no readable PNG or BMP ({error}); copy it again") from error
+    if frames > 1:
+        raise ValueError(f"{path} holds {frames} frames; expected one image: save each as a file of its own")
     if rgb_ids:
         if mode != "RGB":
             raise ValueError(f"{path} has bands {mode}; segment ids packed in colours need an RGB image")
@@ -112,7 +117,8 @@ def _tiff_plane_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
     with damage_is_an_error(path), tifffile.TiffFile(path, is_ome=False) as tif:
         page = tif.pages[0]
         if len(tif.pages) > 1 or len(page.shape) != 2:
-            raise ValueError(f"slice {path} has {len(tif.pages)} pages of shape {page.shape}; expected one grey plane")
+            raise ValueError(f"{path} has {len(tif.pages)} pages of shape {page.shape}; expected a slice of one grey plane")
+        check_elements(path, np.dtype(page.dtype))
         check_pages(path, tif)
         return page.shape, np.dtype(page.dtype)
 
@@ -136,14 +142,17 @@ def _read_plane(path: Path, rgb_ids: bool) -> np.ndarray:
 
         with damage_is_an_error(path), tifffile.TiffFile(path, is_ome=False) as tif:
             return tif.pages[0].asarray()
+    import imagecodecs
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            array = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}; copy it again") from error
+            # Pillow fills up a PNG of too few rows with zeros; libpng refuses it
+            array = imagecodecs.png_decode(path.read_bytes()) if image.format == "PNG" else np.asarray(image)
+    except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
     if rgb_ids:
         red, green, blue = (array[..., band].astype(np.uint32) for band in range(3))
         return (red << 16) | (green << 8) | blue
-    return array.astype(_DTYPES[image.mode], copy=False)
+    grey = array if array.ndim == 2 else array[..., 0]  # libpng adds a band for a transparent grey
+    return grey.astype(_DTYPES[image.mode], copy=False)

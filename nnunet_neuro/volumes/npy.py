@@ -22,8 +22,17 @@ def open_npy_channels(path: Path) -> tuple[Volume, ...]:
 
 def _mapped(path: Path | str) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        if isinstance(error, ValueError) and "pickle" in str(error).lower() or "object" in str(error).lower():
-            raise ValueError(f"{path} is no plain array of numbers; save it with numpy.save") from error
-        raise ValueError(f"{path} is truncated or damaged ({error}); copy it again") from error
+        array = np.lib.format.open_memmap(path, mode="r")  # not numpy.load, which would take an archive or a pickle too
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header ends in tokenize.TokenError, OverflowError, SyntaxError, ...
+        raise ValueError(f"{path} is truncated, damaged or no array of numbers saved by numpy.save ({_reason(error)}); copy it or save it "
+                         "again") from error
+    size, expected = Path(path).stat().st_size, array.offset + array.nbytes
+    if size != expected:
+        raise ValueError(f"{path} has {size} bytes, but its header promises {expected}; save one array to a file")
+    return array
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,18 @@ _MICROMETRES = {
 
 def micrometres_per(unit: str | None) -> float | None:
     """How many micrometres a unit of length is; None for an unknown one."""
-    return _MICROMETRES.get((unit or "").strip().lower())
+    return _MICROMETRES.get(unit.strip().lower()) if isinstance(unit, str) else None
+
+
+def positive(sizes: Sequence[float]) -> bool:
+    """Whether every size is a positive finite number; a string, None or NaN is none."""
+    return all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes)
 
 
 def in_micrometres(sizes: Sequence[float], units: Sequence[str | None]) -> tuple[float, ...] | None:
-    """Sizes along each axis in micrometres; None where a unit is unknown or a size is not positive."""
+    """Sizes along each axis in micrometres; None where a unit is unknown or a size is no positive number."""
     factors = [micrometres_per(unit) for unit in units]
-    if any(factor is None for factor in factors) or not all(size > 0 for size in sizes):
+    if any(factor is None for factor in factors) or not positive(sizes):
         return None
     # decimal sizes in nanometres are not binary fractions: 4.6 nm is 0.0046 um, not 0.0045999999999999999
     return tuple(float(f"{size * factor:.9g}") for size, factor in zip(sizes, factors))
@@ -39,11 +45,18 @@ def _is_channel_file(path: Path) -> bool:
 
 
 def sidecar_spacing(path: Path) -> tuple[float, ...] | None:
-    """Voxel size from the file of `spacing_sidecar`; None where there is none."""
+    """Voxel size from the file of `spacing_sidecar`; None where there is none.
+
+    Raises:
+        ValueError: it holds no three positive numbers.
+    """
     sidecar = spacing_sidecar(path)
     if not sidecar.is_file():
         return None
     try:
-        return tuple(float(value) for value in json.loads(sidecar.read_text())["spacing"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{sidecar} is no spacing file of nnU-Net; expected {{"spacing": [z, y, x]}}') from error
+        sizes = json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]
+        if len(sizes) == 3 and positive(sizes):
+            return tuple(float(size) for size in sizes)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f'{sidecar} is no spacing file of nnU-Net; expected {{"spacing": [z, y, x]}} with three positive numbers')

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import logging
+import math
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_neuro.volumes.spacing import in_micrometres, micrometres_per, sidecar_spacing
+from nnunet_neuro.volumes.axes import check_elements
+from nnunet_neuro.volumes.spacing import in_micrometres, micrometres_per, positive, sidecar_spacing
 from nnunet_neuro.volumes.volume import Region, Volume
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -24,8 +26,11 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 def open_tiff_channels(path: Path) -> tuple[Volume, ...]:
     """The channels of a TIFF, each (z, y, x); a `.json` file of nnU-Net's Tiff3DIO comes before the TIFF's own voxel size.
 
+    The voxels of an indexed-colour TIFF are the indices, because ImageJ saves a stack with a lookup table so.
+
     Raises:
-        ValueError: truncated, damaged, colour, several time points, or several images of different shapes in one file.
+        ValueError: truncated, damaged, with strips or tiles left out, colour, several time points, complex numbers, or several images of
+            different shapes in one file.
     """
     state = path.stat()
     channels = _checked_channels(path, state.st_size, state.st_mtime_ns)
@@ -40,8 +45,12 @@ def _checked_channels(path: Path, size: int, mtime_ns: int) -> tuple[Volume, ...
 
     with damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         series = _one_image(path, tif)
-        check_pages(path, tif)
         axes, shape = _axes_and_shape(series)
+        if math.prod(shape[:-2]) < len(tif.pages):
+            raise ValueError(f"{path} holds {len(tif.pages)} pages, but its description speaks of {math.prod(shape[:-2])}; save it again "
+                             "as a plain multi-page TIFF")
+        check_elements(path, np.dtype(series[0].dtype))
+        check_pages(path, tif)
         channels = shape[axes.index("C")] if "C" in axes else 1
         zyx = (shape[axes.index("Z")] if "Z" in axes else 1, *shape[-2:])
         spacing = _ome_spacing(tif) or _imagej_spacing(tif)
@@ -115,8 +124,10 @@ def _one_image(path: Path, tif) -> list:
 def check_pages(path: Path, tif) -> None:
     """A cut file lacks pages that its description announces, or page data lies behind the end of the file.
 
+    tifffile reads a strip or tile without an offset or of no bytes as zeros, as GDAL leaves them out; here it is an error.
+
     Raises:
-        ValueError: truncated.
+        ValueError: truncated, or with strips or tiles left out.
     """
     tif.pages.useframes = True  # of the further pages only the position of their voxels is wanted; a fifth of the time
     found, size = len(tif.pages), path.stat().st_size
@@ -132,6 +143,21 @@ def check_pages(path: Path, tif) -> None:
             if offset + count > size:
                 raise ValueError(f"{path} is truncated: page {number} ends at byte {offset + count}, the file at byte {size}; copy it "
                                  "again")
+        _check_segments(path, number, page, page.keyframe or first)
+
+
+def _check_segments(path: Path, number: int, page, header) -> None:
+    """Every strip or tile of a page is there, and together they are as long as its header says."""
+    offsets, counts = page.dataoffsets, page.databytecounts
+    expected = math.prod(header.chunked)
+    if len(offsets) < expected or 0 in offsets or 0 in counts:
+        there = sum(1 for offset, count in zip(offsets, counts) if offset and count)
+        raise ValueError(f"{path} lacks {expected - there} of {expected} strips or tiles of page {number}, which would be read as zeros; "
+                         "copy it again, or save it as a plain multi-page TIFF")
+    if header.compression == 1 and header.bitspersample >= 8 and sum(counts) < header.nbytes:
+        raise ValueError(f"{path} has {sum(counts)} bytes of voxels in page {number}, expected {header.nbytes}; copy it again")
+    if header.is_contiguous and any(offset + count != after for offset, count, after in zip(offsets, counts, offsets[1:])):
+        raise ValueError(f"{path} has page {number} in scattered strips, which tifffile would misread; save it as a plain multi-page TIFF")
 
 
 def _planes_in_page(page) -> int:
@@ -197,6 +223,11 @@ def _imagej_spacing(tif) -> tuple[float, ...] | None:
     (x_pixels, x_length), (y_pixels, y_length) = tags["XResolution"].value, tags["YResolution"].value
     if not x_pixels or not y_pixels:
         return None
-    spacing = (float(metadata["spacing"]), y_length / y_pixels, x_length / x_pixels)
+    try:
+        spacing = (float(metadata["spacing"]), y_length / y_pixels, x_length / x_pixels)
+    except ValueError:
+        return None
+    if not positive(spacing):
+        return None
     # a TIFF stores the resolution as a fraction of 32-bit integers, which is 1.625 only to nine digits
     return tuple(float(f"{size * factor:.7g}") for size in spacing)

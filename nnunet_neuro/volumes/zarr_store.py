@@ -1,25 +1,28 @@
 """Zarr v2 and v3 arrays, and OME-Zarr images and labels (NGFF 0.4 and 0.5).
 
-A chunk whose file is missing would be read as the fill value; it is refused unless the caller says that such chunks were left out on
-purpose. Zarr v3 needs Python 3.11, because the zarr package that reads it does.
+A chunk whose file is missing, or that its shard's index calls empty, would be read as the fill value; it is refused unless the caller says
+that such chunks were left out on purpose. Zarr v3 needs Python 3.11, because the zarr package that reads it does.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_neuro.volumes.axes import StoredArray, channels_of, guess_axes
+from nnunet_neuro.volumes.axes import StoredArray, channels_of, check_elements, guess_axes
 from nnunet_neuro.volumes.spacing import in_micrometres
-from nnunet_neuro.volumes.volume import Region, Source, Volume
+from nnunet_neuro.volumes.volume import Region, Source, Volume, describe_region
 
 _ARRAY_FILES = ("zarr.json", ".zarray")
 _GROUP_FILES = ("zarr.json", ".zgroup")
+# missing chunks are not counted further
+_MANY = 10_000
 
 
 def is_zarr(folder: Path) -> bool:
@@ -39,8 +42,7 @@ def open_zarr_channels(folder: Path, *, missing_are_zero: bool = False) -> tuple
     """
     level, axes, spacing = _find(folder)
     array = _open(level)
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"{level} holds elements of type {array.dtype}; expected integers or floats")
+    check_elements(level, array.dtype)
     axes = axes or guess_axes(level, array.shape)
     if len(axes) != len(array.shape):
         raise ValueError(f"{level} has shape {array.shape}, but its group's metadata name the axes {', '.join(axes)}; correct one of them")
@@ -59,7 +61,7 @@ class _Opened:
         try:
             return self._array[region]
         except Exception as error:  # every codec has its own way to complain
-            raise ValueError(f"a chunk of {self._path} in region {region} is damaged ({type(error).__name__}: {error}); copy it "
+            raise ValueError(f"a chunk of {self._path} in region {describe_region(region)} is damaged ({_reason(error)}); copy it "
                              "again") from error
 
 
@@ -73,20 +75,55 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
     """The files that hold a region.
 
     Raises:
-        ValueError: one is missing and that is not allowed, or one is empty.
+        ValueError: one is missing or lacks a part, and that is not allowed, or one is empty.
     """
     lengths = getattr(array, "shards", None) or array.chunks
     numbers = [range(part.start // length, (part.stop - 1) // length + 1) for part, length in zip(region, lengths)]
-    files = {place: path / _chunk_key(array, place) for place in itertools.product(*numbers)}
-    there = {place: file for place, file in files.items() if file.is_file()}
-    if len(there) < len(files) and not missing_are_zero:
-        first = next(file for place, file in files.items() if place not in there)
-        raise ValueError(f"{path} lacks {len(files) - len(there)} of {len(files)} chunks, the first of them {first.relative_to(path)}, "
-                         f"which would be read as {array.fill_value}; copy it again, or, where empty chunks were left out on "
-                         "purpose (zarr's default), say --missing-chunks zero")
-    if not there:
-        return []
-    return list(there.values())
+    there, missing = [], []
+    for place in itertools.product(*numbers):
+        file = path / _chunk_key(array, place)
+        if not file.is_file():
+            missing.append(file)
+            if len(missing) == _MANY and not missing_are_zero:
+                break
+            continue
+        if file.stat().st_size == 0:
+            raise ValueError(f"{file} is empty; copy {path} again")
+        if not missing_are_zero and lengths != array.chunks:
+            held = _held_by_shard(array, path, place, file, region)
+            if not held.all():
+                raise _lacks(array, path, f"{np.count_nonzero(~held)} of {held.size} chunks of its shard {file.relative_to(path)}")
+        there.append(file)
+    if missing and not missing_are_zero:
+        count = f"{len(missing)}{' or more' if len(missing) == _MANY else ''} of {math.prod(map(len, numbers))} chunks"
+        raise _lacks(array, path, f"{count}, the first of them {missing[0].relative_to(path)}")
+    return there
+
+
+def _lacks(array, path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} lacks {what}, which would be read as {array.fill_value}; copy it again, or, where empty chunks were left out "
+                      "on purpose (zarr's default), say --missing-chunks zero")
+
+
+def _held_by_shard(array, path: Path, place: tuple[int, ...], file: Path, region: tuple[slice, ...]) -> np.ndarray:
+    """Which of the chunks of a region a shard holds, by its index, which zarr keeps to itself.
+
+    The index, at the shard's end or start, has the offset and the length of each chunk as 64-bit numbers, all ones for one left out.
+    """
+    sharding = _json(path / "zarr.json")["codecs"][0]["configuration"]
+    counts = [shard // chunk for shard, chunk in zip(array.shards, array.chunks)]
+    length = 16 * math.prod(counts)
+    with file.open("rb") as stream:
+        if sharding.get("index_location", "end") == "end":
+            checksum = 4 if "crc32c" in str(sharding.get("index_codecs")) else 0
+            stream.seek(max(0, file.stat().st_size - length - checksum))
+        index = stream.read(length)
+    if len(index) < length:
+        raise ValueError(f"{file} is truncated: {file.stat().st_size} bytes, its index alone takes {length}; copy {path} again")
+    held = (np.frombuffer(index, np.uint64).reshape(*counts, 2) != 2**64 - 1).any(axis=-1)
+    within = [slice(max(0, part.start - number * shard) // chunk, -(-min(part.stop - number * shard, shard) // chunk))
+              for part, number, shard, chunk in zip(region, place, array.shards, array.chunks)]
+    return held[tuple(within)]
 
 
 def _chunk_key(array, place: tuple[int, ...]) -> str:
@@ -103,7 +140,7 @@ def _open(path: Path):
     try:
         return zarr.open_array(str(path), mode="r")
     except Exception as error:  # JSON errors, unknown codecs, missing keys, ...
-        raise ValueError(f"{path} cannot be opened as a Zarr array ({type(error).__name__}: {error}); copy it again") from error
+        raise ValueError(f"{path} cannot be opened as a Zarr array ({_reason(error)}); copy it again") from error
 
 
 def _find(folder: Path) -> tuple[Path, str | None, tuple[float, ...] | None]:
@@ -129,7 +166,9 @@ def _is_array(folder: Path) -> bool:
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
-    attributes = _json(folder / ".zattrs") or _json(folder / "zarr.json").get("attributes", {})
+    attributes = _json(folder / ".zattrs") or _json(folder / "zarr.json").get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise ValueError(f"{folder} has attributes that are no JSON object; copy it again")
     return {**attributes, **attributes["ome"]} if isinstance(attributes.get("ome"), dict) else attributes
 
 
@@ -154,19 +193,26 @@ def _ome_level(group: Path, wanted: Path | None) -> tuple[Path, str, tuple[float
         image = multiscales[0]
         names = [axis if isinstance(axis, str) else axis["name"] for axis in image["axes"]]
         units = {name: axis.get("unit") if isinstance(axis, dict) else None for name, axis in zip(names, image["axes"])}
+        axes = "".join(name if len(name) == 1 else "?" for name in names).lower()
         level = next((one for one in image["datasets"] if wanted in (None, group / one["path"])), None)
         if level is None:
             return None
-        scale = _scale_of(level) and [a * b for a, b in zip(_scale_of(level), _scale_of(image) or [1.0] * len(names))]
+        scale = _scale_of(level)
+        size_of = {axis: a * b for axis, a, b in zip(axes, scale or (), _scale_of(image) or [1.0] * len(names))}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{group} has OME-Zarr metadata without {error}; expected multiscales with axes and datasets") from error
+        raise ValueError(f"{group} has OME-Zarr metadata that cannot be followed ({_reason(error)}); expected multiscales with axes, and "
+                         "datasets with a path and a scale for each axis") from error
+    if scale and len(scale) != len(names):
+        raise ValueError(f"{group} gives {len(scale)} scales for the axes {', '.join(names)} in its OME-Zarr metadata; correct them")
     folder = group / level["path"]
     if not _is_array(folder):
         raise ValueError(f"{group} names a level {level['path']!r}, but there is no array in {folder}; copy it again")
-    axes = "".join(name if len(name) == 1 else "?" for name in names).lower()
-    size_of = dict(zip(axes, scale or ()))
     spacing = in_micrometres([size_of[axis] for axis in "zyx"], [units[axis] for axis in "zyx"]) if set("zyx") <= size_of.keys() else None
     return folder, axes, spacing
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _scale_of(holder: dict[str, Any]) -> list[float] | None:
