@@ -235,7 +235,7 @@ def _inspect(plan: _Plan) -> tuple[_Piece, ...]:
         z = plan.tasks[0].part(part)
         annotations = [source.open("annotation", source.task.boxes[0], z, may_be_empty=True) for source in plan.sources]
         opened.append((part, z, plan.sources[0].open("image", plan.box, z), annotations))
-    plan.sources[0].fetch([volume for *_, image, annotations in opened for volume in (image, *annotations)])
+    plan.sources[0].fetch([volume for *_, annotations in opened for volume in annotations])
     return tuple(_checked_piece(plan, *each) for each in opened)
 
 

@@ -338,7 +338,7 @@ def _inspect(plan: _Plan) -> tuple[_Piece, ...]:
         note("z_train, z_val and z_test are not used: the read-out is cross-validated over blocks of all planes")
     pieces = [_Piece(box, part, z, plan.source.open("image", box, z), plan.source.open("annotation", box, z, may_be_empty=part != "train"))
               for box in plan.boxes for part, z in plan.parts.items()]
-    plan.source.fetch([volume for piece in pieces for volume in (piece.image, piece.labels)])
+    plan.source.fetch([piece.labels for piece in pieces])
     inspected, measures = [], {}
     for piece in pieces:
         raw = _read_labels(piece, largest=len(AREAS) - 1 if plan.variant == "regions" else 3)

@@ -66,6 +66,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_neuro.label_maps import whole_numbers
 from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo
 from nnunet_neuro.subjects import Scan, check_disjoint, expected_file, find_bids_scans, find_scans, held_out, read_subjects
 from nnunet_neuro.volumes import Volume, derived, open_channels, open_volume
@@ -447,13 +448,7 @@ def _open_label(study: _Study, path: Path) -> Volume:
 
 def _selected_codes(codes: tuple[int, ...], others_are_background: bool, some_code: bool, label: Volume, region: Region) -> np.ndarray:
     """The label with nothing but the codes; FSL and others save whole codes as floats."""
-    values = label.read(region)
-    if values.dtype.kind == "f":
-        broken = values[(values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)]
-        if broken.size:
-            raise ValueError(f"label {label.path} holds {broken[0]:g}, which is no code; expected whole numbers: resample labels by "
-                             "nearest neighbour, and threshold probabilities")
-        values = values.astype(np.int32)
+    values = whole_numbers(label, region) if label.dtype.kind == "f" else label.read(region)
     wanted = np.isin(values, codes)
     if some_code and values.shape == label.shape and not wanted.any():
         found = np.unique(values)

@@ -26,11 +26,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from nnunet_neuro import bossdb
 from nnunet_neuro.blocks import separated_slabs, size_for, tile
-from nnunet_neuro.label_maps import foreground, remapped
+from nnunet_neuro.label_maps import foreground, remapped, whole_numbers
 from nnunet_neuro.options import (
     BACKGROUND,
     chosen_spacing,
@@ -146,15 +147,27 @@ def _sets(arguments: argparse.Namespace) -> list[VolumeSet]:
         raise ValueError("no volumes are named; give --image with --label, or --table" if not arguments.table else
                          "--table and --image are both given; keep one")
     if arguments.table:
-        return from_table(arguments.table)
+        return _alike(from_table(arguments.table))
     if not arguments.label or not arguments.image:
         raise ValueError("training volumes need --image and --label; only test volumes (--test-image) may come without a label")
     sets = from_patterns(arguments.image, arguments.label)
     if arguments.test_image:
-        sets += from_patterns(arguments.test_image, arguments.test_label, split="test")
+        names = {one.name for one in sets}
+        tests = from_patterns(arguments.test_image, arguments.test_label, split="test")
+        sets += [replace(one, name=f"{one.name}_test") if one.name in names else one for one in tests]
     elif arguments.test_label:
         raise ValueError("--test-label is given without --test-image; name the test images too")
-    return sets
+    return _alike(sets)
+
+
+def _alike(sets: list[VolumeSet]) -> list[VolumeSet]:
+    """The sets with their channels in the order of the first one's names."""
+    names = list(sets[0].images)
+    for one in sets:
+        if len(names) > 1 and set(one.images) != set(names):
+            raise ValueError(f"case {one.name} has the channels {', '.join(one.images)}, but {sets[0].name} has {', '.join(names)}; name "
+                             f"them alike, as in --test-image {names[0]}=PATTERN")
+    return [replace(one, images={name: one.images[name] for name in names}) for one in sets] if len(names) > 1 else sets
 
 
 def _channels(one: VolumeSet, arguments: argparse.Namespace) -> tuple[Volume, ...]:
@@ -168,10 +181,7 @@ def _channels(one: VolumeSet, arguments: argparse.Namespace) -> tuple[Volume, ..
 def _open(address: str, arguments: argparse.Namespace, *, may_be_empty: bool = False) -> tuple[Volume, ...]:
     if not address.startswith("bossdb://"):
         return open_channels(address, missing_are_zero=arguments.missing_chunks == "zero")
-    access = bossdb.access_from(arguments)
-    volume = bossdb.open_cutout(address, access, may_be_empty=may_be_empty)
-    bossdb.fetch([volume], access)
-    return (volume,)
+    return (bossdb.open_cutout(address, bossdb.access_from(arguments), may_be_empty=may_be_empty),)
 
 
 def _channel_names(one: VolumeSet, channels: tuple[Volume, ...], arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -186,7 +196,7 @@ def _channel_names(one: VolumeSet, channels: tuple[Volume, ...], arguments: argp
 
 
 def _file_ending(image: Volume) -> str:
-    if len(image.shape) == 2 or image.shape[0] == 1:
+    if len(image.shape) == 2 or (image.shape[0] == 1 and image.dtype in ("u1", "u2")):
         return ".png"
     return ".nii.gz" if image.affine is not None else ".tif"
 
@@ -195,8 +205,8 @@ def _as_plane(volume: Volume) -> Volume:
     if len(volume.shape) == 2:
         return volume
     if volume.shape[0] != 1:
-        raise ValueError(f"{volume.path} has {volume.shape[0]} planes, but the dataset is one of flat images; make two datasets of "
-                         "stacks and flat images, or say --file-ending .tif")
+        raise ValueError(f"{volume.path} has {volume.shape[0]} planes, but the dataset is one of flat images; make two datasets, one "
+                         "of stacks and one of flat images")
     return volume.plane(0)
 
 
@@ -209,7 +219,9 @@ def _label(one: VolumeSet, arguments: argparse.Namespace) -> Volume | None:
     label = channels[0]
     if arguments.variant == "foreground":
         return derived(label, partial(foreground, arguments.threshold), "u1")
-    if arguments.other_labels == "error" or label.dtype.kind == "f":
+    if label.dtype.kind == "f":
+        label = derived(label, whole_numbers, "i8")
+    if arguments.other_labels == "error":
         return label
     other = _labels(arguments, [one])[arguments.other_labels]
     return derived(label, partial(remapped, tuple(sorted(label_values(arguments.labels).items())), other), "u2")

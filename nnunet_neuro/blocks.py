@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nnunet_neuro.volumes.volume import Region
+
+# more would not fit a folder, and a header that claims so much is damaged
+_MOST_REGIONS = 1_000_000
 
 
 def even_parts(length: int, longest: int) -> list[tuple[int, int]]:
@@ -24,7 +28,14 @@ def tile(shape: Sequence[int], size: Sequence[int]) -> list[Region]:
     """Regions of at most `size` that cover every voxel of `shape` exactly once, in the order of the axes.
 
     They are as even as possible: 100 voxels with a size of 40 give 33, 34 and 33, not 40, 40 and 20.
+
+    Raises:
+        ValueError: a length that is not positive, or more than a million regions.
     """
+    count = math.prod(-(-length // longest) for length, longest in zip(shape, size, strict=True) if longest > 0)
+    if count > _MOST_REGIONS:
+        raise ValueError(f"cannot cut shape {tuple(shape)} into {count} parts of {tuple(size)}; choose larger ones, and check that the "
+                         "volume is so large")
     regions: list[Region] = [()]
     for length, longest in zip(shape, size, strict=True):
         regions = [(*region, slice(*part)) for region in regions for part in even_parts(length, longest)]
@@ -48,11 +59,16 @@ def separated_slabs(shape: Sequence[int], count: int, gap: int) -> list[Region]:
 
 
 def size_for(shape: Sequence[int], voxels: int) -> tuple[int, ...]:
-    """A case size, as near to a cube as the shape allows, of at most `voxels` voxels."""
+    """A case size, as near to a cube as the shape allows, of at most `voxels` voxels, which are at least 1."""
     size = [1] * len(shape)
-    remaining = float(voxels)
+    remaining = voxels
     for done, axis in enumerate(sorted(range(len(shape)), key=lambda i: shape[i])):
-        edge = int(round(remaining ** (1 / (len(shape) - done)), 6))
-        size[axis] = max(1, min(shape[axis], edge))
-        remaining /= size[axis]
+        size[axis] = max(1, min(shape[axis], _whole_root(remaining, len(shape) - done)))
+        remaining //= size[axis]
     return tuple(size)
+
+
+def _whole_root(number: int, degree: int) -> int:
+    """The largest integer whose power is at most `number`; floats alone would say 10000 for the cube root of 10**12 - 1."""
+    root = round(number ** (1 / degree))
+    return root - 1 if root**degree > number else root

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nnunet_neuro.volumes.volume import Region, Volume
@@ -29,9 +31,25 @@ def foreground(threshold: float, base: Volume, region: Region) -> np.ndarray:
     """1 where the label is larger than a threshold, else 0, as uint8.
 
     Raises:
-        ValueError: NaN in the label.
+        ValueError: NaN in the label, or a threshold that is no finite number.
     """
+    if not math.isfinite(threshold):
+        raise ValueError(f"a threshold of {threshold} makes one class of everything in {base.path}; give a number")
     label = base.read(region)
     if label.dtype.kind == "f" and np.isnan(label).any():
         raise ValueError(f"label {base.path} holds NaN, which is neither foreground nor background; replace it first")
     return (label > threshold).astype(np.uint8)
+
+
+def whole_numbers(base: Volume, region: Region) -> np.ndarray:
+    """A label that was saved as floats, as FSL and others do, as int64.
+
+    Raises:
+        ValueError: a value that is no whole number.
+    """
+    values = base.read(region)
+    broken = values[(values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)]  # NaN differs from itself
+    if broken.size:
+        raise ValueError(f"label {base.path} holds {broken[0]:g}, which is no code; expected integers: resample labels by nearest "
+                         "neighbour, and threshold probabilities (--variant foreground)")
+    return values.astype(np.int64)

@@ -86,8 +86,15 @@ def parse_labels(text: str) -> dict[int, str]:
 
 
 def dataset_labels(names: list[str] | tuple[str, ...]) -> dict[str, int]:
-    """Class names as nnU-Net numbers them: background 0, the others in their order from 1, `ignore` last."""
+    """Class names as nnU-Net numbers them: background 0, the others in their order from 1, `ignore` last.
+
+    Raises:
+        ValueError: no class beside background and ignore, or one without a name.
+    """
     classes = [name for name in dict.fromkeys(names) if name not in (BACKGROUND, IGNORE)]
+    if not classes or not all(name.strip() for name in classes):
+        raise ValueError(f"the classes are called {', '.join(map(repr, names))}; expected a name for at least one class beside "
+                         f"{BACKGROUND} and {IGNORE}")
     ordered = [BACKGROUND, *classes, *([IGNORE] if IGNORE in names else [])]
     return {name: number for number, name in enumerate(ordered)}
 

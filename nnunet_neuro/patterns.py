@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-_TOKENS = re.compile(r"(\{[^}]*\}?|\*\*/|\*|\?)")
+_FOLDERS = r"(?<![^/])\*\*/"  # as pathlib has it, only as a whole part of the path
+_TOKENS = re.compile(rf"(\{{[^}}]*\}}?|{_FOLDERS}|\*|\?)")
 
 
 def pattern_expression(pattern: str, names: Sequence[str]) -> re.Pattern[str]:
@@ -30,7 +31,7 @@ def pattern_expression(pattern: str, names: Sequence[str]) -> re.Pattern[str]:
 
 def glob_pattern(pattern: str) -> str:
     """A pattern that pathlib understands and that finds no less."""
-    stars = re.sub(r"\{\w+\}", "*", pattern.replace("[", "[[]").replace("**/", "\0"))
+    stars = re.sub(r"\{\w+\}", "*", re.sub(_FOLDERS, "\0", pattern.replace("[", "[[]")))
     return re.sub(r"\*+", "*", stars).replace("\0", "**/")
 
 
@@ -48,6 +49,7 @@ def find(pattern: str, names: Sequence[str]) -> dict[tuple[str | None, ...], Pat
         ValueError: two paths that agree in all named parts, or an unknown part.
     """
     on_disk, within = _split_hdf5(pattern)
+    on_disk = str(PurePosixPath(on_disk))  # as pathlib gives what it finds: without ./ and //
     expression = pattern_expression(on_disk, names)
     if not re.search(r"[{*?]", on_disk):
         return {(None,) * len(names): Path(pattern)}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nnunet_neuro.raw_dataset import Case, DatasetInfo
     from nnunet_neuro.volumes import Source, Volume
 
+# of a case that dataset.json names one by one
+_MOST_SOURCES = 16
 # split of a case -> folders of its images, labels and instances; nnU-Net leaves the last one alone
 PARTS = {"train": ("imagesTr", "labelsTr", "instancesTr"), "val": ("imagesTr", "labelsTr", "instancesTr"),
          "test": ("imagesTs", "labelsTs", "instancesTs")}
@@ -187,9 +189,42 @@ def _write_complete(folder: Path, name: str, array: np.ndarray, write: Callable[
 
 
 def read_record(record_file: Path) -> dict[str, Any] | None:
-    """The record of a case; None where there is none, or where a power cut left an unreadable one."""
+    """The record of a case; None where there is none, or where a power cut or a person left one that cannot be right."""
     try:
         record = json.loads(record_file.read_text(encoding="utf-8"))
-        return record if {"sources", "outputs"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
+    if not isinstance(record, dict) or not isinstance(record.get("sources"), list) or not isinstance(record.get("outputs"), dict):
+        return None
+    whole = all(isinstance(source, dict) and {"path", "bytes", "sha256"} <= source.keys() for source in record["sources"])
+    return record if whole and {"group", "split", "shape", "label_voxels"} <= record.keys() else None
+
+
+def summarised_sources(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sources of a case for `dataset.json`, which nnU-Net parses often: of many files, those of one folder become one entry.
+
+    Such an entry has the folder as its path, the number of files, their bytes, and the SHA-256 of their names and hashes in order. The
+    record of the case keeps each file.
+    """
+    sources = [{key: value for key, value in source.items() if key != "mtime_ns"} for source in sources]
+    if len(sources) <= _MOST_SOURCES:
+        return sources
+    of_folder: dict[str, list[dict[str, Any]]] = {}
+    for source in sources:
+        of_folder.setdefault(_container(source["path"]), []).append(source)
+    return [files[0] if len(files) == 1 else
+            {"path": folder, "files": len(files), "bytes": sum(file["bytes"] for file in files), "sha256": _digest_of_list(files)}
+            for folder, files in of_folder.items()]
+
+
+def _container(path: str) -> str:
+    """The channel of a cached chunk, the array of a Zarr chunk, the folder of a slice."""
+    if "://" in path:
+        return path.partition("?")[0]
+    parts = Path(path).parts
+    store = next((i for i, part in enumerate(parts[:-1]) if part.lower().endswith((".zarr", ".n5"))), None)
+    return str(Path(*parts[: store + 1])) if store is not None else str(Path(path).parent)
+
+
+def _digest_of_list(files: list[dict[str, Any]]) -> str:
+    return hashlib.sha256("".join(f"{file['path']} {file['sha256']}\n" for file in files).encode()).hexdigest()

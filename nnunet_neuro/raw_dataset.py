@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_neuro.raw_case import PARTS, read_record, write_case
+from nnunet_neuro.raw_case import PARTS, read_record, summarised_sources, write_case
 from nnunet_neuro.raw_formats import FORMATS, write_json, write_text
 from nnunet_neuro.splits import fixed_split, grouped_folds
 from nnunet_neuro.volumes import Volume
@@ -129,7 +131,10 @@ def write_raw_dataset(
         KeyboardInterrupt: interrupted; what is complete is kept.
     """
     folder = dataset_folder(info, dataset_id, raw_folder)
-    split_of, group_of = check_headers(cases, info, dataset_id=dataset_id, raw_folder=raw_folder, progress=progress)
+    remote: list[Volume] = []
+    split_of, group_of = check_headers(lambda: noting_remote(cases(), remote, Case.volumes), info, dataset_id=dataset_id,
+                                       raw_folder=raw_folder, progress=progress)
+    fetch_remote(remote, progress)
     with _lock(folder):
         _prepare_folder(folder, info, overwrite)
         _drop_stale_cases(folder, split_of.keys(), overwrite)
@@ -143,6 +148,21 @@ def write_raw_dataset(
 def dataset_folder(info: DatasetInfo, dataset_id: int, raw_folder: str | Path) -> Path:
     """Where the dataset is or will be."""
     return Path(raw_folder) / f"Dataset{dataset_id:03d}_{info.name}"
+
+
+def noting_remote(cases: Iterable[Case], remote: list[Volume], volumes_of: Callable[[Case], list[Volume]]) -> Iterator[Case]:
+    """The cases, with those of their volumes that BossDB holds added to `remote` as they pass."""
+    for case in cases:
+        remote.extend(volume for volume in volumes_of(case) if str(volume.path).startswith("bossdb://"))
+        yield case
+
+
+def fetch_remote(volumes: list[Volume], progress: bool = True) -> None:
+    """Download at once, with a progress bar, what volumes of BossDB need."""
+    if volumes:
+        from nnunet_neuro.bossdb import fetch
+
+        fetch(volumes, progress=progress)
 
 
 def raw_folder_from_environment() -> Path:
@@ -249,6 +269,9 @@ def _check_case(case: Case, info: DatasetInfo) -> None:
         if volume.dtype.kind not in expected.image_dtypes:
             raise ValueError(f"{volume.path} holds {volume.dtype} voxels; {info.file_ending} images take "
                              f"kinds {', '.join(expected.image_dtypes)} (u unsigned, i signed, f float): convert it first")
+        if volume.dtype.itemsize > expected.largest_item:
+            raise ValueError(f"{volume.path} holds {volume.dtype} voxels; {info.file_ending} images take at most "
+                             f"{8 * expected.largest_item} bits: convert it first")
     if case.label is None and case.split != "test":
         raise ValueError(f"case {case.identifier} (from {image.path}) has no label; only test cases may lack one")
     if case.label is not None and case.label.dtype.kind not in "uib":
@@ -284,33 +307,45 @@ def _identity_of(info: DatasetInfo) -> dict[str, Any]:
                                   "channel_names": list(info.channel_names), "file_ending": info.file_ending}))
 
 
+def check_replaceable(folder: Path, info: DatasetInfo, *, overwrite: bool = False) -> bool:
+    """Whether what is in the folder has to be replaced to write this dataset; nothing is changed.
+
+    Raises:
+        FileExistsError: it has to be, and `overwrite` is not set.
+    """
+    if not folder.is_dir() or not any(path.name != _LOCK for path in folder.iterdir()):
+        return False
+    found, wanted = _read_identity(folder / "provenance" / "identity.json"), _identity_of(info)
+    if found == wanted:
+        return False
+    if not overwrite:
+        raise FileExistsError(f"{folder} exists and was {_difference(found, wanted)}; choose another id with -d, or replace it with "
+                              "--overwrite")
+    return True
+
+
 def _prepare_folder(folder: Path, info: DatasetInfo, overwrite: bool) -> None:
-    identity_file = folder / "provenance" / "identity.json"
-    identity = _identity_of(info)
-    if any(path.name != _LOCK for path in folder.iterdir()):
-        found = _read_identity(identity_file)
-        if found != identity:
-            if not overwrite:
-                raise FileExistsError(f"{folder} exists and was {_difference(found, identity)}; choose another id with -d, or replace "
-                                      "it with --overwrite")
-            # first, so that whatever happens now it does not look whole
-            for name in ("dataset.json", "splits_final.json", CASE_TABLE):
-                (folder / name).unlink(missing_ok=True)
-            for name in (*_VOXEL_FOLDERS, "provenance"):
-                if (folder / name).exists():
-                    shutil.rmtree(folder / name)
+    if check_replaceable(folder, info, overwrite=overwrite):
+        # first, so that whatever happens now it does not look whole
+        for name in ("dataset.json", "splits_final.json", CASE_TABLE):
+            (folder / name).unlink(missing_ok=True)
+        for name in (*_VOXEL_FOLDERS, "provenance"):
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
     shutil.rmtree(folder / "provenance" / "partial", ignore_errors=True)
     for name in ("imagesTr", "labelsTr", "provenance/cases", "provenance/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    identity_file = folder / "provenance" / "identity.json"
     if not identity_file.is_file():
-        write_json(identity_file, identity)
+        write_json(identity_file, _identity_of(info))
 
 
 def _read_identity(identity_file: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(identity_file.read_text(encoding="utf-8"))
+        identity = json.loads(identity_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return identity if isinstance(identity, dict) else None
 
 
 @contextmanager
@@ -339,7 +374,7 @@ def _check_no_strangers(folder: Path) -> None:
     recorded = {name for record in records if record for name in record["outputs"]}
     for name in _VOXEL_FOLDERS:
         for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
-            if f"{name}/{path.name}" not in recorded:
+            if f"{name}/{path.name}" not in recorded and not path.name.startswith("."):
                 raise FileExistsError(f"{path} belongs to no case of this conversion; nnU-Net would take it for one: delete it and run "
                                       "the same command again")
 
@@ -363,7 +398,7 @@ def _drop_stale_cases(folder: Path, identifiers: Iterable[str], overwrite: bool)
             continue
         if not overwrite:
             raise FileExistsError(f"case {record_file.stem} in {folder} has no source any more; put its files back (or name all sources "
-                                  "in one command), or drop it with --overwrite")
+                                  "in one command, with no smaller --limit), or drop it with --overwrite")
         (folder / "dataset.json").unlink(missing_ok=True)
         for output in (read_record(record_file) or {"outputs": ()})["outputs"]:
             (folder / output).unlink(missing_ok=True)
@@ -381,12 +416,11 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
         write_json(splits_file, folds)
     else:
         splits_file.unlink(missing_ok=True)
-    _warn_of_folds(folder, folds)
     record_files = sorted((folder / "provenance" / "cases").glob("*.json"))
     records = {record_file.stem: read_record(record_file) for record_file in record_files}
     _write_table(folder / CASE_TABLE, records)
     for record in records.values():
-        record["sources"] = [{k: v for k, v in source.items() if k != "mtime_ns"} for source in record["sources"]]
+        record["sources"] = summarised_sources(record["sources"])
         del record["outputs"]
     content = {
         "channel_names": {str(i): name for i, name in enumerate(info.channel_names)},
@@ -401,6 +435,7 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
                        "settings": dict(info.settings), "cases": records},
     }
     write_json(folder / "dataset.json", content)
+    _warn_of_folds(folder, folds)
 
 
 def _write_table(file: Path, records: Mapping[str, dict[str, Any]]) -> None:
@@ -429,9 +464,17 @@ def _warn_of_folds(folder: Path, folds: list) -> None:
               "`all`", file=sys.stderr)
     preprocessed = os.environ.get("nnUNet_preprocessed")
     copied = Path(preprocessed) / folder.name / "splits_final.json" if preprocessed else None
-    if copied and copied.is_file() and json.loads(copied.read_text())[: len(folds) or None] != folds:
+    if copied and copied.is_file() and _copied_folds(copied, len(folds)) != folds:
         print(f"warning: {copied} was made from other cases; nnU-Net stops at the difference: delete that folder and plan again",
               file=sys.stderr)
+
+
+def _copied_folds(copied: Path, number: int) -> list | None:
+    """The folds that nnU-Net copied; it may have appended random ones. None where they cannot be read."""
+    try:
+        return json.loads(copied.read_text(encoding="utf-8"))[: number or None]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 # --- the cases ---------------------------------------------------------------------------------------------------------------------
@@ -449,7 +492,7 @@ def _write_cases(cases: Callable, info: DatasetInfo, folder: Path, total: int, w
         raise KeyboardInterrupt(f"interrupted after {len(done)} of {total} cases; {folder} is not complete (it has no dataset.json): "
                                 "run the same command again to continue") from None
     except BrokenProcessPool as error:
-        raise OSError(f"a worker died after {len(done)} of {total} cases, perhaps for want of memory; run the same command again with "
+        raise OSError(f"a worker died after {len(done)} of {total} cases, killed or for want of memory; run the same command again with "
                       "--workers 1 to continue") from error
     finally:
         bar.close()
@@ -460,7 +503,7 @@ def _results(cases: Callable, info: DatasetInfo, folder: Path, workers: int) -> 
         for case in cases():
             yield write_case(case, info, folder)
         return
-    pool = ProcessPoolExecutor(workers)
+    pool = worker_pool(workers)
     pending: set[Future] = set()
     try:
         for case in cases():
@@ -472,6 +515,24 @@ def _results(cases: Callable, info: DatasetInfo, folder: Path, workers: int) -> 
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end when this one is killed."""
+    # not fork: tensorstore refuses it, and a child would inherit the folder's lock
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A killed parent would leave its workers waiting for ever: they hold both ends of the queue."""
+    parent = multiprocessing.parent_process()
+
+    def wait_and_leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_leave, daemon=True).start()
 
 
 def progress_bar(iterable: Iterable | None, title: str, progress: bool, total: int | None = None):

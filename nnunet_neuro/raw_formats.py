@@ -27,6 +27,7 @@ class RawFormat:
         write: (path, array, spacing, affine) -> None.
         sidecar: whether the voxel size stands in a `.json` beside the file.
         dimensions: number of axes of an image.
+        largest_item: bytes that a voxel of an image may have at most.
     """
 
     reader: str
@@ -34,6 +35,7 @@ class RawFormat:
     write: Callable[[Path, np.ndarray, tuple[float, ...], np.ndarray | None], None]
     sidecar: bool
     dimensions: int
+    largest_item: int = 8
 
 
 def write_tiff(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine: np.ndarray | None) -> None:
@@ -83,7 +85,7 @@ def write_png(path: Path, array: np.ndarray, spacing: tuple[float, ...], affine:
 FORMATS = {
     ".tif": RawFormat("Tiff3DIO", "uif", write_tiff, sidecar=True, dimensions=3),
     ".nii.gz": RawFormat("SimpleITKIO", "uif", write_nifti, sidecar=False, dimensions=3),
-    ".png": RawFormat("NaturalImage2DIO", "u", write_png, sidecar=False, dimensions=2),
+    ".png": RawFormat("NaturalImage2DIO", "u", write_png, sidecar=False, dimensions=2, largest_item=2),
 }
 
 

@@ -11,8 +11,19 @@ import numpy as np
 
 from nnunet_neuro.colours import UNLABELLED, class_colour
 from nnunet_neuro.raw_case import read_label
-from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo, check_headers, progress_bar
+from nnunet_neuro.raw_dataset import (
+    IGNORE,
+    Case,
+    DatasetInfo,
+    check_headers,
+    check_replaceable,
+    dataset_folder,
+    fetch_remote,
+    noting_remote,
+    progress_bar,
+)
 from nnunet_neuro.raw_formats import FORMATS
+from nnunet_neuro.volumes import Volume
 
 _PART_NAMES = {"train": "training", "val": "validation", "test": "test"}
 _MOST_CHANNELS_SHOWN = 3
@@ -52,24 +63,29 @@ def limited(cases: Callable[[], Iterable[Case]], limit: int | None) -> Callable[
     return first_cases
 
 
-def survey(cases: Callable[[], Iterable[Case]], info: DatasetInfo, *, dataset_id: int, raw_folder: str | Path,
+def survey(cases: Callable[[], Iterable[Case]], info: DatasetInfo, *, dataset_id: int, raw_folder: str | Path, overwrite: bool = False,
            progress: bool = True) -> dict[str, Part]:
-    """Read every header and every label, write nothing.
+    """Read every header and every label, write nothing; the voxels of images are not looked at.
 
     Args:
         cases: as for `write_raw_dataset`.
         info: what is true of all of them.
         dataset_id: 1 to 999.
         raw_folder: nnU-Net's nnUNet_raw.
+        overwrite: as for `write_raw_dataset`.
         progress: show progress bars on stderr.
 
     Returns:
         What there is for each split that occurs ("train", "val", "test").
 
     Raises:
-        ValueError, OSError: whatever would stop the conversion.
+        ValueError, OSError: what would stop the conversion, but for damaged voxels of images.
     """
-    split_of, _ = check_headers(cases, info, dataset_id=dataset_id, raw_folder=raw_folder, progress=progress)
+    remote: list[Volume] = []
+    split_of, _ = check_headers(lambda: noting_remote(cases(), remote, _label_of), info, dataset_id=dataset_id, raw_folder=raw_folder,
+                                progress=progress)
+    check_replaceable(dataset_folder(info, dataset_id, raw_folder), info, overwrite=overwrite)
+    fetch_remote(remote, progress)
     parts: dict[str, Part] = {}
     for case in progress_bar(cases(), "reading labels", progress, len(split_of)):
         part = parts.setdefault(case.split, Part())
@@ -83,6 +99,10 @@ def survey(cases: Callable[[], Iterable[Case]], info: DatasetInfo, *, dataset_id
         for name, count in voxels_of.items():
             part.voxels_of[name] = part.voxels_of.get(name, 0) + count
     return parts
+
+
+def _label_of(case: Case) -> list[Volume]:
+    return [] if case.label is None else [case.label]
 
 
 def describe(parts: dict[str, Part], info: DatasetInfo, folder: Path) -> str:

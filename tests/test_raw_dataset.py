@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nibabel
@@ -219,3 +222,21 @@ def test_scaled_nifti_label_is_refused(tmp_path):
     nibabel.save(scaled, case.label.path)
     with pytest.raises(ValueError, match="expected integers"):
         write([dataclasses.replace(case, label=open_volume(case.label.path))], info(), tmp_path / "raw")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+def test_workers_end_when_the_conversion_is_killed():
+    code = ("import os, time\nfrom nnunet_neuro import raw_dataset\n"
+            "if __name__ == '__main__':\n"
+            "    with raw_dataset.worker_pool(2) as pool:\n"
+            "        print(*{pool.submit(os.getpid).result() for _ in range(8)}, flush=True)\n"
+            "        time.sleep(60)\n")
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert workers and all(Path(f"/proc/{worker}").exists() for worker in workers)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]

@@ -341,3 +341,18 @@ def test_ids_of_64_bits_survive(tmp_path):
         folder = tmp_path / write.__qualname__.replace("<locals>", "").replace(".", "")
         folder.mkdir()
         np.testing.assert_array_equal(open_volume(write(folder, ids)).read(), ids)
+
+
+def test_large_sections_of_electron_microscopy_are_no_attack(tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.fromarray(np.full((90, 80), 7, np.uint8)).save(tmp_path / "s0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as much is an error
+    assert (open_slices(tmp_path).read() == 7).all()
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_the_sidecar_of_another_program_is_no_error(tmp_path):
+    address = imagej_tiff(tmp_path, voxels())
+    address.with_suffix(".json").write_text('{"PixelSize": [0.1, 0.1]}')
+    assert open_volume(address).spacing == pytest.approx(MICROMETRES)

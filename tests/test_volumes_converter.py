@@ -97,6 +97,111 @@ def test_several_channels_in_one_file(tmp_path, nnunet_folders):
     assert dataset_of(nnunet_folders)[1]["channel_names"] == {"0": "dapi", "1": "gfp"}
 
 
+def test_label_beside_its_image(tmp_path, nnunet_folders):
+    """A file that fits both patterns belongs to the one that says more."""
+    write_pair(tmp_path, "a")
+    write_pair(tmp_path, "b")
+    for name in ("a", "b"):
+        (tmp_path / f"seg/{name}.tif").rename(tmp_path / f"em/{name}_label.tif")
+    assert convert("--image", tmp_path / "em/{case}.tif", "--label", tmp_path / "em/{case}_label.tif", *CLASSES, *SPACING) == 0
+    assert set(dataset_of(nnunet_folders)[1]["provenance"]["cases"]) == {"a", "b"}
+
+
+def test_channels_of_test_volumes_go_by_name(tmp_path, nnunet_folders, capsys):
+    for name in ("a0", "a1", "t0", "t1"):
+        write_pair(tmp_path, name, values=(0, 1))
+    em = tmp_path / "em"
+    training = ("--image", f"signal={em}/a0.tif", "--image", f"background={em}/a1.tif", "--label", f"{tmp_path}/seg/a0.tif",
+                "--labels", "1=cell", *SPACING)
+    assert "name them alike" in refused(capsys, *training, "--test-image", f"x={em}/t0.tif", "--test-image", f"{em}/t1.tif")
+    assert convert(*training, "--test-image", f"background={em}/t1.tif", "--test-image", f"signal={em}/t0.tif") == 0
+    folder = dataset_of(nnunet_folders)[0]
+    np.testing.assert_array_equal(tifffile.imread(next(folder.glob("imagesTs/*_0000.tif"))), tifffile.imread(tmp_path / "em/t0.tif"))
+
+
+def test_volumes_in_containers_are_named_by_them(tmp_path, nnunet_folders):
+    import h5py
+
+    for name in ("train", "held-out"):
+        (tmp_path / name).mkdir()
+        with h5py.File(tmp_path / name / "brain.h5", "w") as file:
+            file["raw"], file["labels"] = np.ones((4, 6, 5), np.uint8), np.ones((4, 6, 5), np.uint8)
+    assert convert("--image", tmp_path / "train/brain.h5/raw", "--label", tmp_path / "train/brain.h5/labels", "--labels", "1=cell",
+                   *SPACING, "--test-image", tmp_path / "held-out/brain.h5/raw") == 0
+    assert set(dataset_of(nnunet_folders)[1]["provenance"]["cases"]) == {"brain", "brain-test"}
+
+
+@pytest.mark.parametrize("suffix", ["n5", "zarr", "h5", "nii.gz", "npy"])
+def test_workers_read_every_format(tmp_path, nnunet_folders, suffix):
+    from tests.test_volumes import FORMATS
+
+    name = {"n5": "N5", "zarr": "Zarr v3", "h5": "HDF5", "nii.gz": "NIfTI", "npy": "npy"}[suffix]
+    if name not in FORMATS:
+        pytest.skip("zarr 3 needs Python 3.11")
+    array = np.random.default_rng(0).integers(0, 2, (7, 12, 10)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    address = FORMATS[name][0](tmp_path / "in", array)
+    assert main(["volumes", "--workers", "2", "--image", str(address), "--label", str(address), "--labels", "1=cell", "--case-size",
+                 "4,6,10", "--file-ending", ".tif", *SPACING]) == 0
+    folder = dataset_of(nnunet_folders)[0]
+    assert sum(int(tifffile.imread(path).sum()) for path in folder.glob("labelsTr/*.tif")) == array.sum()
+
+
+def test_many_source_files_are_one_line_of_the_description(tmp_path, nnunet_folders):
+    from tests.test_volumes import FORMATS
+
+    if "Zarr v3" not in FORMATS:
+        pytest.skip("zarr 3 needs Python 3.11")
+    for name in ("image", "label"):
+        (tmp_path / name).mkdir()
+        FORMATS["Zarr v3"][0](tmp_path / name, np.ones((16, 24, 20), np.uint8))
+    assert convert("--image", tmp_path / "image/v.zarr", "--label", tmp_path / "label/v.zarr", "--labels", "1=cell", *SPACING) == 0
+    folder, description = dataset_of(nnunet_folders)
+    (case,) = description["provenance"]["cases"].values()
+    assert [(source["path"], source["files"]) for source in case["sources"]] == [
+        (str(tmp_path / f"{name}/v.zarr"), 4 * 3 * 3 + 1) for name in ("image", "label")]
+    record = json.loads(next((folder / "provenance/cases").iterdir()).read_text())
+    assert len(record["sources"]) == 2 * (4 * 3 * 3 + 1)
+
+
+def test_whole_numbers_saved_as_floats_are_labels(tmp_path, nnunet_folders, capsys):
+    files = ("--image", tmp_path / "em/{case}.tif", "--label", tmp_path / "l/{case}.npy", *CLASSES, *SPACING)
+    (tmp_path / "l").mkdir()
+    for name in ("a", "b"):
+        write_pair(tmp_path, name)
+        np.save(tmp_path / f"l/{name}.npy", tifffile.imread(tmp_path / f"seg/{name}.tif").astype(np.float32))
+    assert convert(*files) == 0
+    written = tifffile.imread(dataset_of(nnunet_folders)[0] / "labelsTr/a.tif")
+    np.testing.assert_array_equal(written, tifffile.imread(tmp_path / "seg/a.tif"))
+    np.save(tmp_path / "l/a.npy", np.full((8, 12, 10), 0.5, np.float32))
+    assert "a.npy holds 0.5" in refused(capsys, *files)
+
+
+def test_dry_run_sees_a_dataset_that_is_in_the_way(tmp_path, nnunet_folders, capsys):
+    files = (*pairs(tmp_path, "a", "b"), *SPACING)
+    assert convert(*files, *CLASSES) == 0
+    assert "exists" in refused(capsys, *files, "--labels", "1=other,2=names", "--dry-run")
+    assert convert(*files, "--labels", "1=other,2=names", "--dry-run", "--overwrite") == 0
+    assert dataset_of(nnunet_folders)[1]["labels"] == {"background": 0, "membrane": 1, "synapse": 2}
+
+
+@pytest.mark.parametrize("damage", ['{"sources": 3, "outputs": {}}', '{"sources": [{}], "outputs": {}}', "[]", "{"])
+def test_a_damaged_record_is_written_again(tmp_path, nnunet_folders, damage):
+    files = (*pairs(tmp_path, "a", "b"), *CLASSES, *SPACING)
+    assert convert(*files) == 0
+    folder = dataset_of(nnunet_folders)[0]
+    (folder / "provenance/cases/a.json").write_text(damage)
+    assert convert(*files) == 0
+    assert json.loads((folder / "provenance/cases/a.json").read_text())["split"] == "train"
+
+
+def test_damaged_copied_folds_are_a_warning(tmp_path, nnunet_folders, capsys):
+    (nnunet_folders.preprocessed / "Dataset707_Volumes").mkdir()
+    (nnunet_folders.preprocessed / "Dataset707_Volumes/splits_final.json").write_text("{")
+    assert convert(*pairs(tmp_path, "a", "b"), *CLASSES, *SPACING) == 0
+    assert "made from other cases" in capsys.readouterr().err
+
+
 # --- labels --------------------------------------------------------------------------------------------------------------------------
 
 

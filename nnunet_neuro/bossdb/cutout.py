@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def open_cutout(address: str | CutoutAddress, access: BossAccess, *, may_be_empt
                   partial(_read_cutout, cutout), lister=partial(_sources_of_cutout, cutout))
 
 
-def fetch(volumes: Sequence[Volume], access: BossAccess, *, progress: bool = True, connections: int = 4) -> None:
+def fetch(volumes: Sequence[Volume], access: BossAccess | None = None, *, progress: bool = True, connections: int = 4) -> None:
     """Download what the cache lacks of some cutouts, then check that none of them is empty that must not be.
 
     It can be interrupted at any time, also by a kill: every chunk that arrived is kept, and the next call asks for the others only.
@@ -60,7 +60,7 @@ def fetch(volumes: Sequence[Volume], access: BossAccess, *, progress: bool = Tru
     Args:
         volumes: cutouts, or what was cut or computed from them, for which only the chunks of that part are fetched; volumes from
             elsewhere are passed over.
-        access: as given to `open_cutout`.
+        access: as given to `open_cutout`; None for what each was opened with.
         progress: show the voxels and MB/s (of voxels, before compression) on stderr.
         connections: requests at a time.
 
@@ -75,11 +75,12 @@ def fetch(volumes: Sequence[Volume], access: BossAccess, *, progress: bool = Tru
         cutout, region = _place_of(volume)
         if cutout is None:
             continue
-        if (cutout.access.host, cutout.access.cache) != (access.host, access.cache):
+        used = access or cutout.access
+        if (cutout.access.host, cutout.access.cache) != (used.host, used.cache):
             raise ValueError(f"{volume.path} was opened on {cutout.access.host} with cache {cutout.access.cache}; fetch it with the same, "
                              f"not with {access.host} and {access.cache}")
         cutouts[cutout] = None
-        chunks.update((chunk.path, replace(chunk, access=access)) for chunk in cutout.chunks(region))
+        chunks.update((chunk.path, replace(chunk, access=used)) for chunk in cutout.chunks(region))
     _download(list(chunks.values()), progress, connections)
     for cutout in cutouts:
         _check_not_empty(cutout)
@@ -148,8 +149,20 @@ def _sources_of_cutout(cutout: _Cutout, path: Path | str, region: Region) -> lis
 
 
 def _load_or_get(chunk: Chunk) -> np.ndarray:
+    try:
+        state = chunk.path.stat()
+    except OSError:
+        return _get(chunk)
+    return _load_as_it_was(chunk, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _load_as_it_was(chunk: Chunk, size: int, mtime_ns: int) -> np.ndarray:
+    """Remembered as long as the file stays as it was: planes are read one by one, and a chunk has sixteen."""
     voxels = chunk.load()
-    return _get(chunk) if voxels is None else voxels
+    voxels = _get(chunk) if voxels is None else voxels
+    voxels.flags.writeable = False  # all who ask share it
+    return voxels
 
 
 def _get(chunk: Chunk, pause: Pause = time.sleep) -> np.ndarray:

@@ -22,6 +22,8 @@ def one_sentence_errors(program: str) -> Callable:
                 return main(argv) or 0
             except (ValueError, OSError) as error:
                 sentence = str(error)
+            except MemoryError as error:
+                sentence = f"the memory does not suffice ({error or 'allocation failed'}); use fewer --workers, or smaller cases"
             except KeyboardInterrupt as interruption:
                 sentence = str(interruption) or "interrupted; run the same command again to continue"
             if os.environ.get("NNNEURO_TRACEBACK") == "1":

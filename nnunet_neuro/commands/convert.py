@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     cases = limited(lambda: converter.cases(arguments), arguments.limit)
     folder = dataset_folder(info, arguments.dataset_id, raw_folder)
     if arguments.dry_run:
-        print(describe(survey(cases, info, dataset_id=arguments.dataset_id, raw_folder=raw_folder), info, folder))
+        parts = survey(cases, info, dataset_id=arguments.dataset_id, raw_folder=raw_folder, overwrite=arguments.overwrite)
+        print(describe(parts, info, folder))
     else:
         write_raw_dataset(cases, info, dataset_id=arguments.dataset_id, raw_folder=raw_folder, workers=arguments.workers,
                           overwrite=arguments.overwrite)

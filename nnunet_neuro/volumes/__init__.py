@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunet_neuro.volumes.axes import MOST_CHANNELS
 from nnunet_neuro.volumes.hdf5 import HDF5_SUFFIXES, open_hdf5_channels, split_hdf5
 from nnunet_neuro.volumes.images import IMAGE_SUFFIXES, SLICE_SUFFIXES, last_number, open_image, open_slices, slice_files
 from nnunet_neuro.volumes.nifti import NIFTI_SUFFIXES, open_nifti_channels
@@ -63,7 +64,14 @@ def open_channels(path: str | Path, *, missing_are_zero: bool = False) -> tuple[
         return (open_cutout(str(path), BossAccess.from_environment()),)
     if "://" in str(path):
         raise ValueError(f"{path} is not an address this program reads here; expected a path, bossdb://... or {PRECOMPUTED}ADDRESS")
-    path = Path(path)
+    channels = _open_path(Path(path), missing_are_zero)
+    if len(channels) > MOST_CHANNELS:
+        raise ValueError(f"{path} has {len(channels)} channels; expected at most {MOST_CHANNELS}: if they are time points, save the ones "
+                         "you want as volumes of their own")
+    return channels
+
+
+def _open_path(path: Path, missing_are_zero: bool) -> tuple[Volume, ...]:
     inside = split_hdf5(path)
     if inside is not None:
         return open_hdf5_channels(*inside, missing_are_zero=missing_are_zero)

@@ -13,7 +13,7 @@ import numpy as np
 from nnunet_neuro.volumes.volume import Region, Source, Volume
 
 # an unnamed leading axis longer than this is hardly one of channels
-_MOST_CHANNELS = 16
+MOST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def guess_axes(path: Path | str, shape: Sequence[int]) -> str:
     Raises:
         ValueError: neither 2, 3 nor 4 axes, or a leading axis too long for channels.
     """
-    if len(shape) == 4 and shape[0] > _MOST_CHANNELS:
-        raise ValueError(f"{path} has shape {tuple(shape)}; expected (z, y, x) or (channels, z, y, x) with at most {_MOST_CHANNELS} "
+    if len(shape) == 4 and shape[0] > MOST_CHANNELS:
+        raise ValueError(f"{path} has shape {tuple(shape)}; expected (z, y, x) or (channels, z, y, x) with at most {MOST_CHANNELS} "
                          "channels: store the channels in front, or each as an array of its own")
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"{path} has {len(shape)} axes of shape {tuple(shape)}; expected (z, y, x) or (channels, z, y, x)")
@@ -75,10 +75,11 @@ def channels_of(stored: StoredArray, open_array: Callable[[Path | str], Any],
     _check_axes(stored)
     length_of = dict(zip(stored.axes, stored.shape))
     shape = tuple(length_of.get(axis, 1) for axis in "zyx")
+    dtype = stored.dtype.newbyteorder("=")
     volumes = []
     for channel in range(length_of.get("c", 1)):
         cut = partial(_cut, stored.axes, channel)
-        volumes.append(Volume(stored.path, shape, stored.dtype.newbyteorder("="), stored.spacing, partial(_read, open_array, stored.axes, cut),
+        volumes.append(Volume(stored.path, shape, dtype, stored.spacing, partial(_read, open_array, stored.axes, cut),
                               lister=lister and partial(lister, cut)))
     return tuple(volumes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -135,7 +136,7 @@ def _check_written(address: Path, dataset) -> None:
         if dataset.id.get_storage_size() == 0 and dataset.size:
             raise ValueError(f"{address} was never written (it takes no space in the file); write it again")
         return
-    expected = int(np.prod([-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks)]))
+    expected = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks))
     found = dataset.id.get_num_chunks()
     if found < expected:
         raise ValueError(f"{address} lacks {expected - found} of {expected} chunks, which would be read as zeros; write them, or, where "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -94,7 +96,7 @@ def _checked_plane(path: Path, rgb_ids: bool, size: int, mtime_ns: int) -> tuple
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG", "BMP")) as image:
+        with _images_of_any_size(), Image.open(path, formats=("PNG", "BMP")) as image:
             mode, (width, height), frames = image.mode, image.size, getattr(image, "n_frames", 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no readable PNG or BMP ({error}); copy it again") from error
@@ -108,6 +110,18 @@ def _checked_plane(path: Path, rgb_ids: bool, size: int, mtime_ns: int) -> tuple
         what = "an indexed-colour" if mode == "P" else "a colour"
         raise ValueError(f"{path} is {what} image (bands {mode}); expected one grey value per pixel: convert it to grey")
     return (height, width), np.dtype(_DTYPES[mode])
+
+
+@contextmanager
+def _images_of_any_size() -> Iterator[None]:
+    """Pillow takes more than 179 megapixels for an attack; a section of electron microscopy has as many."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _tiff_plane_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
@@ -146,7 +160,7 @@ def _read_plane(path: Path, rgb_ids: bool) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with _images_of_any_size(), Image.open(path) as image:
             # Pillow fills up a PNG of too few rows with zeros; libpng refuses it
             array = imagecodecs.png_decode(path.read_bytes()) if image.format == "PNG" else np.asarray(image)
     except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:

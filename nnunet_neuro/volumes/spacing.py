@@ -45,7 +45,7 @@ def _is_channel_file(path: Path) -> bool:
 
 
 def sidecar_spacing(path: Path) -> tuple[float, ...] | None:
-    """Voxel size from the file of `spacing_sidecar`; None where there is none.
+    """Voxel size from the file of `spacing_sidecar`; None where there is none, or another program's, such as a BIDS sidecar.
 
     Raises:
         ValueError: it holds no three positive numbers.
@@ -54,7 +54,10 @@ def sidecar_spacing(path: Path) -> tuple[float, ...] | None:
     if not sidecar.is_file():
         return None
     try:
-        sizes = json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content and "spacing" not in content:
+            return None
+        sizes = content["spacing"]
         if len(sizes) == 3 and positive(sizes):
             return tuple(float(size) for size in sizes)
     except (ValueError, KeyError, TypeError):

@@ -6,20 +6,25 @@ tensorstore itself refuses a missing chunk when told so, which is done here.
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_neuro.volumes.axes import StoredArray, channels_of
-from nnunet_neuro.volumes.spacing import in_micrometres, micrometres_per
+from nnunet_neuro.volumes.spacing import in_micrometres
 from nnunet_neuro.volumes.volume import Region, Source, Volume
 
 PRECOMPUTED = "precomputed://"
 
 
 def is_n5(folder: Path) -> bool:
-    """Whether a folder is an N5 array."""
+    """Whether a folder is an N5 array.
+
+    Raises:
+        ValueError: its attributes.json is damaged.
+    """
     return "dimensions" in _attributes(folder)
 
 
@@ -91,14 +96,18 @@ def _open(driver: str, missing_are_zero: bool, path: Path | str):
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300]
+    """Without tensorstore's dump of its own settings."""
+    return re.split(r" \[(?:tensorstore_spec|source locations)=", str(error).splitlines()[0])[0][:600]
 
 
 def _attributes(folder: Path) -> dict:
-    try:
-        content = json.loads((folder / "attributes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    file = folder / "attributes.json"
+    if not file.is_file():
         return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); copy {folder} again") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -109,6 +118,4 @@ def _n5_spacing(folder: Path) -> tuple[float, ...] | None:
         stated, unit = stated.get("dimensions"), stated.get("unit", "um")
     if stated is None:
         stated, unit = attributes.get("resolution"), "nm"
-    if not isinstance(stated, list) or len(stated) < 3 or micrometres_per(unit) is None:
-        return None
-    return in_micrometres([float(size) for size in stated[2::-1]], [unit] * 3)
+    return in_micrometres(stated[2::-1], [unit] * 3) if isinstance(stated, list) and len(stated) >= 3 else None

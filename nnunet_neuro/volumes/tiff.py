@@ -45,12 +45,12 @@ def _checked_channels(path: Path, size: int, mtime_ns: int) -> tuple[Volume, ...
 
     with damage_is_an_error(path), tifffile.TiffFile(path) as tif:
         series = _one_image(path, tif)
+        check_pages(path, tif)
         axes, shape = _axes_and_shape(series)
         if math.prod(shape[:-2]) < len(tif.pages):
             raise ValueError(f"{path} holds {len(tif.pages)} pages, but its description speaks of {math.prod(shape[:-2])}; save it again "
                              "as a plain multi-page TIFF")
         check_elements(path, np.dtype(series[0].dtype))
-        check_pages(path, tif)
         channels = shape[axes.index("C")] if "C" in axes else 1
         zyx = (shape[axes.index("Z")] if "Z" in axes else 1, *shape[-2:])
         spacing = _ome_spacing(tif) or _imagej_spacing(tif)

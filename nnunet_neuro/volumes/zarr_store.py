@@ -101,8 +101,8 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
 
 
 def _lacks(array, path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} lacks {what}, which would be read as {array.fill_value}; copy it again, or, where empty chunks were left out "
-                      "on purpose (zarr's default), say --missing-chunks zero")
+    return ValueError(f"{path} lacks {what}, which would be read as {array.fill_value}; copy it again, or, where empty chunks were left "
+                      "out on purpose (zarr's default), say --missing-chunks zero")
 
 
 def _held_by_shard(array, path: Path, place: tuple[int, ...], file: Path, region: tuple[slice, ...]) -> np.ndarray:
@@ -191,9 +191,9 @@ def _ome_level(group: Path, wanted: Path | None) -> tuple[Path, str, tuple[float
         return None
     try:
         image = multiscales[0]
-        names = [axis if isinstance(axis, str) else axis["name"] for axis in image["axes"]]
+        names = [(axis if isinstance(axis, str) else axis["name"]).lower() for axis in image["axes"]]
         units = {name: axis.get("unit") if isinstance(axis, dict) else None for name, axis in zip(names, image["axes"])}
-        axes = "".join(name if len(name) == 1 else "?" for name in names).lower()
+        axes = "".join(name if len(name) == 1 else "?" for name in names)
         level = next((one for one in image["datasets"] if wanted in (None, group / one["path"])), None)
         if level is None:
             return None
