@@ -80,10 +80,11 @@ def expected_file(pattern: str, subject: str, session: str | None) -> str:
 def _expression(pattern: str) -> re.Pattern[str]:
     if pattern.startswith("/") or ".." in pattern:
         raise ValueError(f"pattern {pattern!r} leaves the source folder; expected one relative to it, such as {{subject}}/T1.nii.gz")
+    expression = pattern_expression(pattern, ("subject", "session"))
     if "{subject}" not in pattern:
         raise ValueError(f"pattern {pattern!r} names no {{subject}}; expected one such as {{subject}}/anat/*T1w.nii.gz, with "
                          "{session} where there are sessions")
-    return pattern_expression(pattern, ("subject", "session"))
+    return expression
 
 
 def _only(paths: list[Path], name: str, key: tuple[str, str | None], asked: str) -> Path:

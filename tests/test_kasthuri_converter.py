@@ -245,11 +245,12 @@ def test_fractions_in_saved_arrays_need_the_threshold(task, tmp_path):
         cases_of("--task-config", str(without), "--local", str(folder))
 
 
-def test_empty_image_is_refused(boss, tmp_path):
+def test_empty_image_is_refused(boss, tmp_path, nnunet_folders, capsys):
     em, membrane, synapse = block()
     serve(boss, (em * np.uint8(0), membrane, synapse))
-    with pytest.raises(ValueError, match="zero everywhere"):
-        cases_of("--task-config", str(write_task(tmp_path, small_task("membrane"))), *boss.options)
+    assert main(["kasthuri", "--task-config", str(write_task(tmp_path, small_task("membrane"))), *boss.options]) == 2
+    assert "zero everywhere" in capsys.readouterr().err
+    assert not list(nnunet_folders.raw.rglob("dataset.json"))
 
 
 # --- the command, the planner, real data -------------------------------------------------------------------------------------------

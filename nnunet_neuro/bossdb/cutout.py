@@ -149,10 +149,9 @@ def _sources_of_cutout(cutout: _Cutout, path: Path | str, region: Region) -> lis
 
 
 def _load_or_get(chunk: Chunk) -> np.ndarray:
-    try:
-        state = chunk.path.stat()
-    except OSError:
+    if not chunk.is_cached():
         return _get(chunk)
+    state = chunk.path.stat()
     return _load_as_it_was(chunk, state.st_size, state.st_mtime_ns)
 
 
