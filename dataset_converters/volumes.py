@@ -185,8 +185,10 @@ def _open(address: str, arguments: argparse.Namespace, *, may_be_empty: bool = F
 
 
 def _channel_names(one: VolumeSet, channels: tuple[Volume, ...], arguments: argparse.Namespace) -> tuple[str, ...]:
-    if arguments.channels:
+    if arguments.channels is not None:
         names = tuple(name.strip() for name in arguments.channels.split(","))
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError(f"--channels {arguments.channels!r} has an empty or repeated name; give each channel its own")
         if len(names) != len(channels):
             raise ValueError(f"--channels names {len(names)} channels ({arguments.channels}), but {one.name} has {len(channels)}")
         return names

@@ -63,12 +63,6 @@ def size_for(shape: Sequence[int], voxels: int) -> tuple[int, ...]:
     size = [1] * len(shape)
     remaining = voxels
     for done, axis in enumerate(sorted(range(len(shape)), key=lambda i: shape[i])):
-        size[axis] = max(1, min(shape[axis], _whole_root(remaining, len(shape) - done)))
-        remaining //= size[axis]
+        size[axis] = min(shape[axis], round(remaining ** (1 / (len(shape) - done))))
+        remaining //= size[axis]  # in whole numbers, so that the product stays within the limit
     return tuple(size)
-
-
-def _whole_root(number: int, degree: int) -> int:
-    """The largest integer whose power is at most `number`; floats alone would say 10000 for the cube root of 10**12 - 1."""
-    root = round(number ** (1 / degree))
-    return root - 1 if root**degree > number else root

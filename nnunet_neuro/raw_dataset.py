@@ -231,7 +231,7 @@ def check_headers(cases: Callable[[], Iterable[Case]], info: DatasetInfo, *, dat
             raise ValueError(f"two cases are called {case.identifier} (the second from {case.channels[0].path}); identifiers must be "
                              "unique, whatever their case: rename one source")
         split_of[case.identifier], group_of[case.identifier] = case.split, case.group
-    if not any(split != "test" for split in split_of.values()):
+    if "train" not in split_of.values():
         raise ValueError(f"found no training case in {', '.join(info.sources)}; expected at least one")
     return split_of, group_of
 

@@ -104,7 +104,8 @@ def test_voxel_size_is_three_positive_numbers(text):
 
 
 @often
-@given(st.one_of(words, st.lists(st.integers(-2, 10**10), min_size=1, max_size=4).map(lambda sizes: ",".join(map(str, sizes)))))
+@given(st.one_of(words, st.lists(st.one_of(st.integers(-1, 2), st.integers(0, 10**10)), min_size=1, max_size=4).map(
+    lambda sizes: ",".join(map(str, sizes)))))
 def test_size_and_margin_are_whole_numbers(text):
     parts = text.split(",")
     three = tuple(map(int, parts)) if len(parts) == 3 and all(whole(part, 0) for part in parts) else None
@@ -312,7 +313,7 @@ def test_what_is_filled_into_a_pattern_is_found_again(cases_of, before, after):
 
 
 NAMES = ("a", "b", "ab", "a.b", "[a]", "c")
-PIECES = ("a", "b", "[", "]", ".", "*", "?", "**", "{case}", "{group}", "/", "/**/")
+PIECES = ("a", "b", "[a]", "[", "]", ".", "*", "?", "**", "{case}", "{group}", "/", "/**/")
 pieces = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
 
 
@@ -345,6 +346,13 @@ def test_a_pattern_finds_what_its_expression_matches(tree, piece):
             find(pattern, ("group", "case"))
     else:
         assert find(pattern, ("group", "case")).keys() == keys.keys()
+
+
+def test_stars_of_folders_stand_for_any_number_of_them_and_none(tree):
+    assert len(find(f"{tree}/**/a/bd/{{case}}", ("group", "case"))) == len(NAMES)
+    assert len(find(f"{tree}/a/**/{{case}}/c", ("group", "case"))) == len(NAMES)
+    with pytest.raises(ValueError, match="both fit"):
+        find(f"{tree}/**/bd/{{case}}", ("group", "case"))
 
 
 # --- folds -----------------------------------------------------------------------------------------------------------------------------

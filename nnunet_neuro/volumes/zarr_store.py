@@ -6,9 +6,9 @@ that such chunks were left out on purpose. Zarr v3 needs Python 3.11, because th
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from nnunet_neuro.volumes.volume import Region, Source, Volume, describe_region
 _ARRAY_FILES = ("zarr.json", ".zarray")
 _GROUP_FILES = ("zarr.json", ".zgroup")
 # missing chunks are not counted further
-_MANY = 10_000
+_MANY = 1000
 
 
 def is_zarr(folder: Path) -> bool:
@@ -80,7 +80,7 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
     lengths = getattr(array, "shards", None) or array.chunks
     numbers = [range(part.start // length, (part.stop - 1) // length + 1) for part, length in zip(region, lengths)]
     there, missing = [], []
-    for place in itertools.product(*numbers):
+    for place in _places(numbers):
         file = path / _chunk_key(array, place)
         if not file.is_file():
             missing.append(file)
@@ -98,6 +98,16 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
         count = f"{len(missing)}{' or more' if len(missing) == _MANY else ''} of {math.prod(map(len, numbers))} chunks"
         raise _lacks(array, path, f"{count}, the first of them {missing[0].relative_to(path)}")
     return there
+
+
+def _places(numbers: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """As itertools.product, which first makes lists of its arguments: a damaged shape may speak of more chunks than fit the memory."""
+    if not numbers:
+        yield ()
+        return
+    for first in numbers[0]:
+        for others in _places(numbers[1:]):
+            yield first, *others
 
 
 def _lacks(array, path: Path, what: str) -> ValueError:
