@@ -24,6 +24,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_neuro.startup import plugin_classes
+from nnunet_neuro.training import NeuroTrainerMixin
 
 PLUGIN_CLASSES = plugin_classes()
 TRAINERS = [name for name, plugin in PLUGIN_CLASSES.items() if plugin.kind == "trainer"]
@@ -46,7 +47,7 @@ def test_class_is_found_named_and_documented(name: str) -> None:
     plugin = PLUGIN_CLASSES[name]
     trainer_class = recursive_find_trainer_class_by_name(name)
     assert trainer_class is plugin.load()
-    assert issubclass(trainer_class, nnUNetTrainer)
+    assert issubclass(trainer_class, nnUNetTrainer) and issubclass(trainer_class, NeuroTrainerMixin)
     assert trainer_class.__name__ == name == plugin.path.stem
     assert name.startswith("nnUNetTrainer") and "__" not in name, "nnU-Net splits folder names at the double underscore"
     assert plugin.purpose, "the first docstring line says what the trainer is for"
@@ -66,6 +67,9 @@ def test_trainer_file_is_one_light_class(name: str) -> None:
 def test_trains_continues_predicts_and_fine_tunes(name: str, configuration: str, channels: int,
                                                   workplace: Workplace) -> None:
     dataset = workplace.make_dataset(configuration, channels)
+    if len(PATCH[configuration]) not in getattr(PLUGIN_CLASSES[name].load(), "dimensions", (2, 3)):
+        assert_refused_in_one_sentence(name, dataset, configuration)
+        return
     trained = train(name, dataset, configuration)
 
     checkpoint = Path(trained.output_folder) / "checkpoint_final.pth"
@@ -181,7 +185,18 @@ def train(name: str, dataset: Dataset, configuration: str) -> nnUNetTrainer:
 def make_trainer(name: str, dataset: Dataset, configuration: str, *, patch_size: tuple[int, ...]) -> nnUNetTrainer:
     plans = make_plans(configuration, dataset.channels, patch_size)
     trainer_class = recursive_find_trainer_class_by_name(name)
-    return trainer_class(plans, configuration, 0, dataset.json, torch.device("cpu"))
+    try:
+        return trainer_class(plans, configuration, 0, dataset.json, torch.device("cpu"))
+    except ModuleNotFoundError as missing:
+        if "pip install 'nnunet_neuro[" not in str(missing):
+            raise
+        pytest.skip(str(missing))
+
+
+def assert_refused_in_one_sentence(name: str, dataset: Dataset, configuration: str) -> None:
+    with pytest.raises(ValueError, match=f"configuration {configuration} .* axes only; train another") as caught:
+        make_trainer(name, dataset, configuration, patch_size=PATCH[configuration])
+    assert "\n" not in str(caught.value)
 
 
 def rebuild(trained: nnUNetTrainer) -> nnUNetPredictor:
