@@ -12,7 +12,8 @@ Several brains make one dataset. Image and label are paired by the last number i
 of its own, named brain/cube, so no cube is in two folds.
 
 Differs from D-LMBmap's create_data.py: cubes are paired by number instead of by sorted position, are kept whole and in their own
-intensities (nnU-Net crops, normalises and augments), an ignore label exists, and nothing is drawn at random.
+intensities (nnU-Net crops, normalises and augments), an ignore label exists, and nothing is drawn at random. With --augment the
+augmented set of create_data.py is written instead of the cubes; see nnunet_neuro.offline_augment for what differs.
 
 Licence: that of the cubes; D-LMBmap's are CC BY 4.0, TRAILMAP's MIT.
 Citation: D-LMBmap (Li et al., Nature Methods 2023); TRAILMAP (Friedmann et al., PNAS 2020).
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_neuro.offline_augment import OfflineAugmentation, augmented_cases
 from nnunet_neuro.options import chosen_spacing, parse_spacing
 from nnunet_neuro.raw_dataset import IGNORE, Case, DatasetInfo
 from nnunet_neuro.volumes import TIFF_SUFFIXES, Volume, empty_label, last_number, open_volume, slice_files
@@ -59,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--edge", choices=("ignore", "axon", "background", "class"), default="ignore",
                         help="what TRAILMAP's axon edge becomes (default: %(default)s, since its grey value is ambiguous)")
     parser.add_argument("--ignore-value", type=int, metavar="V", help="a further label value that means unlabelled")
+    parser.add_argument("--match-to", metavar="BRAIN",
+                        help="another brain, labelled or not: trainers with AxonAugment match patches to the intensities of its cubes")
+    parser.add_argument("--augment", type=int, metavar="N",
+                        help="write N random crops of each cube, its histogram-matched and its mixed copy instead of the cubes, as "
+                             "D-LMBmap does; not needed for trainers with AxonAugment")
+    parser.add_argument("--augment-size", type=int, default=128, metavar="VOXELS", help="length of those crops (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what --augment draws (default: %(default)s)")
 
 
 def dataset_info(arguments: argparse.Namespace) -> DatasetInfo:
@@ -78,18 +87,28 @@ def dataset_info(arguments: argparse.Namespace) -> DatasetInfo:
         licence="that of the source cubes (D-LMBmap: CC BY 4.0, TRAILMAP: MIT)",
         reference="D-LMBmap, github.com/lmbneuron/D-LMBmap; TRAILMAP, github.com/AlbertPun/TRAILMAP",
         converter="axon",
-        settings={"label": arguments.label, "edge": arguments.edge, "spacing": arguments.spacing, "ignore_value": arguments.ignore_value},
+        settings={"label": arguments.label, "edge": arguments.edge, "spacing": arguments.spacing, "ignore_value": arguments.ignore_value,
+                  **_augmentation_settings(arguments)},
         sources=tuple(str(brain.folder) for brain in brains),
+        histogram_references=_reference_cubes(arguments),
     )
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """The cubes of all brains; pairs are checked before the first case is given.
+    """The cubes of all brains, or crops of them; pairs are checked before the first case is given.
 
     Raises:
         FileNotFoundError: a cube without its label, or no cube at all.
         ValueError: a number given twice, or no voxel size.
     """
+    cubes = _source_cases(arguments)
+    if arguments.augment is None:
+        return cubes
+    options = OfflineAugmentation(arguments.augment, arguments.augment_size, arguments.seed, _reference_cubes(arguments))
+    return augmented_cases(cubes, dataset_info(arguments), options)
+
+
+def _source_cases(arguments: argparse.Namespace) -> Iterator[Case]:
     labels = dataset_info(arguments).labels
     cubes = [cube for brain in _find_brains(arguments) for cube in _find_cubes(brain, arguments.label)]
     if not any(cube.part == "train" and cube.label is not None for cube in cubes):
@@ -109,6 +128,29 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
             label_values={0: 0} if cube.label is None else _label_values(cube.brain.variant, labels, arguments),
             notes={"brain": cube.brain.name, "cube": cube.name, "artefact": cube.label is None, "label_kind": cube.label_kind},
         )
+
+
+def _augmentation_settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What shapes the files; a plain dataset stays the same whatever brain its trainers match to."""
+    if arguments.augment is None:
+        return {}
+    return {"augment": arguments.augment, "augment_size": arguments.augment_size, "seed": arguments.seed, "match_to": arguments.match_to}
+
+
+def _reference_cubes(arguments: argparse.Namespace) -> tuple[Case, ...]:
+    """Images of the brain to match to; labels are not looked for."""
+    if arguments.match_to is None:
+        return ()
+    found = []
+    for brain in _find_brains(argparse.Namespace(sources=[arguments.match_to], variant=arguments.variant)):
+        for part in _SPLITS:
+            folder = brain.folder / part
+            for images, artefact in ((_one_of(folder, _IMAGE_FOLDERS), False), (folder / _ARTEFACT_FOLDER, True)):
+                for number, path in _by_number(images, "volumes").items():
+                    cube = _Cube(brain, part, number, path, None if artefact else path, None)
+                    found.append(Case(cube.identifier, (open_volume(path),), None, (1.0, 1.0, 1.0), brain.name, "test",
+                                      notes={"artefact": artefact}))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_neuro.augment.quantiles import describe_references
 from nnunet_neuro.raw_case import PARTS, read_record, summarised_sources, write_case
 from nnunet_neuro.raw_formats import FORMATS, write_json, write_text
 from nnunet_neuro.splits import fixed_split, grouped_folds
@@ -86,6 +87,8 @@ class DatasetInfo:
         settings: every option that shapes all files; another value is another dataset. What differs from case to case stands in the
             case, so that a further source can join a dataset.
         sources: folders or addresses given by the user.
+        histogram_references: cubes of another brain whose intensities trainers with AxonAugment match to; their voxels are read when
+            dataset.json is written.
     """
 
     name: str
@@ -97,6 +100,7 @@ class DatasetInfo:
     converter: str
     settings: Mapping[str, Any]
     sources: tuple[str, ...]
+    histogram_references: tuple[Case, ...] = ()
 
 
 def write_raw_dataset(
@@ -434,6 +438,8 @@ def _write_description(folder: Path, info: DatasetInfo, split_of: dict[str, str]
         "provenance": {"program": "nnunet_neuro", "version": __version__, "converter": info.converter, "sources": list(info.sources),
                        "settings": dict(info.settings), "cases": records},
     }
+    if info.histogram_references:
+        content["histogram_references"] = describe_references(info.histogram_references)
     write_json(folder / "dataset.json", content)
     _warn_of_folds(folder, folds)
 
