@@ -3,14 +3,13 @@
     python benchmarks/large_volume.py [--gigabytes 2] [--workers 2] [--folder /scratch]
 
 Makes OME-Zarr volumes of uint16 voxels from the sample data by mirrored tiling, one of the full size and one of a quarter of it, and
-converts both with `nnneuro_convert volumes`, each in processes of their own whose peak memory (of the parent and of its largest worker)
-the operating system reports. A plain loop reads the same blocks and writes the same TIFFs, for the ratio.
+converts both with `nnneuro_convert volumes`, in processes of their own whose peak memory (of the parent and of its largest worker) Linux
+keeps. A plain loop reads the same blocks and writes the same TIFFs, for the ratio.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import tifffile
 import zarr
 from tqdm import tqdm
@@ -26,14 +26,7 @@ from tqdm import tqdm
 SAMPLE = Path(__file__).parents[1] / "nnunet_neuro" / "sample_data" / "axons" / "dlmbmap" / "train"
 CHUNK = (64, 128, 128)
 CASE = (256, 512, 512)
-_CONVERT = """
-import json, resource, sys, time
-from nnunet_neuro.commands.convert import main
-begun = time.perf_counter()
-code = main(sys.argv[1:])
-peak = [resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({"code": code, "seconds": time.perf_counter() - begun, "parent": peak[0], "worker": peak[1]}))
-"""
+_CONVERT = "import sys; from nnunet_neuro.commands.convert import main; sys.exit(main(sys.argv[1:]))"
 
 
 def main() -> None:
@@ -94,10 +87,32 @@ def _arguments(folder: Path, name: str, workers: int) -> list[str]:
 
 
 def _convert(folder: Path, name: str, workers: int) -> dict:
-    done = subprocess.run([sys.executable, "-c", _CONVERT, *_arguments(folder, name, workers)], capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["code"] == 0, done.stderr
-    return result
+    begun = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", _CONVERT, *_arguments(folder, name, workers)], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
+    peaks: dict[int, float] = {}
+    while process.poll() is None:
+        for one in _family(process.pid):
+            peaks[one] = max(peaks.get(one, 0.0), _peak_gigabytes(one))
+        time.sleep(0.05)
+    assert process.returncode == 0, process.stderr.read()
+    return {"seconds": time.perf_counter() - begun, "parent": peaks.pop(process.pid), "worker": max(peaks.values())}
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return [pid]
+
+
+def _peak_gigabytes(pid: int) -> float:
+    """Peak resident memory that Linux keeps for a process; 0 for one that is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1e6 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 def _plain_loop(source: Path, out: Path) -> float:
