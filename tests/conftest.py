@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,14 @@ os.environ.setdefault("nnUNet_def_n_proc", "1")
 os.environ.setdefault("nnUNet_compile", "f")
 
 SAMPLE = Path(__file__).parents[1] / "nnunet_neuro" / "sample_data" / "axons"
+
+
+@pytest.fixture
+def interruptible():
+    """Programs started in the test can be interrupted; a shell that runs the tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a handler, unlike a signal ignored, is not inherited
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -608,7 +608,7 @@ def test_interrupted_conversion_continues(tmp_path, nnunet_folders, capsys, monk
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_conversion_never_looks_whole(tmp_path, nnunet_folders, how, workers):
+def test_killed_conversion_never_looks_whole(tmp_path, nnunet_folders, interruptible, how, workers):
     brain = tmp_path / "b"
     generator = np.random.default_rng(0)
     for number in range(1, 13):

@@ -456,7 +456,7 @@ def test_resumes_after_a_kill_without_fetching_twice(boss_server, access):
     assert np.array_equal(volume.read(), voxels)
 
 
-def test_an_interruption_says_how_to_continue(boss_server, access):
+def test_an_interruption_says_how_to_continue(boss_server, access, interruptible):
     boss_server.add_channel("lab/brain/image", random_voxels((800, 20, 20)))
     boss_server.delay_seconds = 0.05
     process = _fetching(access, 2, stderr=subprocess.PIPE, text=True)
