@@ -442,7 +442,7 @@ def _open_label(study: _Study, path: Path) -> Volume:
     if label.dtype.kind != "f" and study.others == "error" and not study.some_code:
         return label
     codes = tuple(code for code, _ in study.codes)
-    dtype = np.int32 if label.dtype.kind == "f" else label.dtype
+    dtype = np.int64 if label.dtype.kind == "f" else label.dtype
     return derived(label, partial(_selected_codes, codes, study.others == "background", study.some_code), dtype)
 
 
