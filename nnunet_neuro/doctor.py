@@ -16,6 +16,12 @@ from nnunet_neuro.startup import PluginClass, plugin_classes
 
 PACKAGES = ("nnunet_neuro", "nnunetv2", "torch", "torchvision", "timm", "dynamic_network_architectures", "batchgenerators",
             "batchgeneratorsv2", "numpy", "SimpleITK", "tifffile", "intern")  # fmt: skip
+# extra -> the package that it installs, and what needs it
+EXTRAS = {
+    "smp": ("segmentation-models-pytorch", "nnUNetTrainerTimmUNet and nnneuro_plans"),
+    "monai": ("monai", "nnUNetTrainerVNet and nnUNetTrainerHighResNet"),
+    "precomputed": ("tensorstore", "N5 and neuroglancer precomputed volumes"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, torch, nnU-Net's folders, the start-up hook and every trainer and planner."""
-    return [*_versions(), *_torch(), *_folders(), *_hook(), *_classes()]
+    """Look at versions, extras, torch, nnU-Net's folders, the start-up hook and every trainer and planner."""
+    return [*_versions(), *_extras(), *_torch(), *_folders(), *_hook(), *_classes()]
 
 
 def _versions() -> list[Finding]:
@@ -47,6 +53,18 @@ def _versions() -> list[Finding]:
             findings.append(Finding("Versions", package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             findings.append(Finding("Versions", package, "not installed", fine=False))
+    return findings
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra, (package, use) in EXTRAS.items():
+        try:
+            state = f"{package} {importlib.metadata.version(package)}, for {use}"
+        except importlib.metadata.PackageNotFoundError:
+            # nothing to mend: whoever uses none of this needs no extra
+            state = f"not installed; only {use} need it: pip install 'nnunet_neuro[{extra}]'"
+        findings.append(Finding("Extras", extra, state))
     return findings
 
 

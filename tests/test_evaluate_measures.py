@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_neuro.evaluate import measures
 from nnunet_neuro.evaluate.measures import MEASURES, Masks
-from nnunet_neuro.evaluate.skeletons import annotated_pieces, skeletonise
+from nnunet_neuro.skeletons import annotated_pieces, skeletonise
 
 
 def measured(prediction, reference, annotated=None, *, tolerance=2):

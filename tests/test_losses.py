@@ -506,6 +506,8 @@ def test_weights_are_class_attributes(workplace):  # noqa: F811
 @pytest.mark.parametrize("regions", [None, [(1, 2), 2]])
 def test_skeletons_and_a_cascade_share_the_label(regions, workplace):  # noqa: F811
     """The previous stage's segmentation becomes input channels; the skeleton is that of the label."""
+    torch.manual_seed(0)
+    np.random.seed(0)
     plain = workplace.make_dataset("3d_fullres", 1)
     dataset = RegionDataset(plain.folder, 1, False) if regions else plain
     trainer = make_trainer("nnUNetTrainerSkeletonRecall", dataset, "3d_fullres", patch_size=PATCH["3d_fullres"])

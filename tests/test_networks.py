@@ -527,7 +527,8 @@ def test_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 @needs_smp
 def test_timm_trainer_refuses_a_volume_before_it_makes_a_folder(workplace: Workplace) -> None:  # noqa: F811
     dataset = workplace.make_dataset("3d_fullres", 1)
-    with pytest.raises(ValueError, match="3d_fullres is 16 x 32 x 32, but nnUNetTrainerTimmUNet .* 2 axes only.*such as 2d"):
+    lengths = " x ".join(map(str, PATCH["3d_fullres"]))
+    with pytest.raises(ValueError, match=f"3d_fullres is {lengths}, but nnUNetTrainerTimmUNet .* 2 axes only.*such as 2d"):
         make_trainer("nnUNetTrainerTimmUNet", dataset, "3d_fullres", patch_size=PATCH["3d_fullres"])
     assert not list((workplace.preprocessed.parent / "results").iterdir())
 

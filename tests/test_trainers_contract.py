@@ -9,6 +9,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
 
 from nnunet_neuro.startup import plugin_classes
 from nnunet_neuro.training import NeuroTrainerMixin
@@ -31,9 +34,10 @@ TRAINERS = [name for name, plugin in PLUGIN_CLASSES.items() if plugin.kind == "t
 DATASET = "Dataset001_Contract"
 PLANS = "nnUNetPlansContract"
 CASES = ("case_a", "case_b", "case_c")
-PATCH = {"2d": (32, 32), "3d_fullres": (16, 32, 32)}
-OTHER_PATCH = {"2d": (48, 24), "3d_fullres": (24, 16, 40)}
-SHAPE = {"2d": (1, 40, 44), "3d_fullres": (20, 36, 40)}
+# small, and yet the lowest planned resolution can be halved along one axis, another one for each of the two patches
+PATCH = {"2d": (32, 32), "3d_fullres": (12, 32, 16)}
+OTHER_PATCH = {"2d": (48, 24), "3d_fullres": (24, 16, 16)}
+SHAPE = {"2d": (1, 40, 44), "3d_fullres": (16, 32, 24)}
 # what nnU-Net itself brings; everything else is loaded when it is needed
 LIGHT_IMPORTS = {"nnunetv2", "torch", "numpy", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures"}
 
@@ -82,13 +86,19 @@ def test_trains_continues_predicts_and_fine_tunes(name: str, configuration: str,
     assert continued.current_epoch == 1
 
     predictor = rebuild(trained)
-    patch = torch.randn(1, channels, *PATCH[configuration])
+    windows = torch.randn(2, channels, *PATCH[configuration])
     trained.set_deep_supervision_enabled(False)
     with torch.no_grad():
-        torch.testing.assert_close(predictor.network.eval()(patch), trained.network.eval()(patch))
-    logits = predictor.predict_logits_from_preprocessed_data(torch.randn(channels, *SHAPE[configuration]))
+        torch.testing.assert_close(predictor.network.eval()(windows), trained.network.eval()(windows))
+    assert_windows_are_predicted_apart(predictor.network, windows)
+    if predictor.allowed_mirroring_axes:
+        # every axis more doubles the time, and combining them is nnU-Net's own
+        predictor.allowed_mirroring_axes = predictor.allowed_mirroring_axes[:1]
+    image = torch.randn(channels, *SHAPE[configuration])
+    logits = predictor.predict_logits_from_preprocessed_data(image)
     assert logits.shape == (dataset.n_heads, *SHAPE[configuration])
     assert torch.isfinite(logits).all()
+    assert_block_equals_whole(predictor, image, logits)
 
     tuned = make_trainer(name, dataset, configuration, patch_size=OTHER_PATCH[configuration])
     tuned.initialize()
@@ -101,6 +111,40 @@ def test_trains_continues_predicts_and_fine_tunes(name: str, configuration: str,
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     assert outputs[0].shape == (2, dataset.n_heads, *OTHER_PATCH[configuration])
     assert all(torch.isfinite(output).all() for output in outputs)
+
+
+class MixingBatchNorm(nn.BatchNorm2d):
+    """Normalises over the batch whatever its mode."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.batch_norm(image, None, None, training=True)
+
+
+class Remembering(nn.Conv2d):
+    """Adds what it saw before."""
+
+    seen = 0.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen = self.seen + image.abs().mean()
+        return super().forward(image) + self.seen
+
+
+def test_contract_notices_windows_that_mix() -> None:
+    windows = torch.randn(2, 1, *PATCH["2d"])
+    assert_windows_are_predicted_apart(nn.Conv2d(1, 3, 3, padding="same"), windows)
+    for network in (MixingBatchNorm(1), Remembering(1, 3, 3, padding="same")):
+        with pytest.raises(AssertionError, match="not close"):
+            assert_windows_are_predicted_apart(network.eval(), windows)
+
+
+def test_contract_notices_a_block_that_depends_on_the_rest() -> None:
+    image = torch.randn(1, *SHAPE["2d"])
+    for network, agrees in ((nn.Conv2d(1, 3, 3, padding="same"), True), (Remembering(1, 3, 3, padding="same"), False)):
+        predictor = predictor_of(network)
+        whole = predictor.predict_logits_from_preprocessed_data(image)
+        with nullcontext() if agrees else pytest.raises(AssertionError, match="not close"):
+            assert_block_equals_whole(predictor, image, whole)
 
 
 @dataclass(frozen=True)
@@ -200,12 +244,46 @@ def assert_refused_in_one_sentence(name: str, dataset: Dataset, configuration: s
 
 
 def rebuild(trained: nnUNetTrainer) -> nnUNetPredictor:
-    predictor = nnUNetPredictor(
+    predictor = new_predictor()
+    predictor.initialize_from_trained_model_folder(trained.output_folder_base, (0,), "checkpoint_final.pth")
+    return predictor
+
+
+def new_predictor() -> nnUNetPredictor:
+    return nnUNetPredictor(
         tile_step_size=1, use_mirroring=True, perform_everything_on_device=False, device=torch.device("cpu"),
         allow_tqdm=False,
     )
-    predictor.initialize_from_trained_model_folder(trained.output_folder_base, (0,), "checkpoint_final.pth")
+
+
+def predictor_of(network: nn.Module) -> nnUNetPredictor:
+    predictor = new_predictor()
+    plans, dataset = PlansManager(make_plans("2d", 1, PATCH["2d"])), Dataset(Path(), channels=1, has_ignore=False)
+    predictor.manual_initialization(network, plans, plans.get_configuration("2d"), [network.state_dict()], dataset.json,
+                                    "nnUNetTrainer", None)
     return predictor
+
+
+def assert_windows_are_predicted_apart(network: nn.Module, windows: Tensor) -> None:
+    """A batch of windows gives what each of them gives alone, and after the others."""
+    with torch.no_grad():
+        together = network(windows)
+        alone = torch.cat([network(window[None]) for window in windows])
+    # convolutions may add up in another order for another batch size
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def assert_block_equals_whole(predictor: nnUNetPredictor, image: Tensor, whole: Tensor) -> None:
+    """The last block of a volume, predicted by itself, gives what the whole gave where no window of another block reaches.
+
+    Elsewhere they may differ: instance normalisation and attention let every voxel of a window see all others of it.
+    In the whole volume the windows of the last block came after those before it; here they come first.
+    """
+    patch = predictor.configuration_manager.patch_size
+    axis = image.ndim - len(patch)
+    start = image.shape[axis] - patch[0]  # of the last window; the first one ends at patch[0]
+    block = predictor.predict_logits_from_preprocessed_data(image.narrow(axis, start, patch[0]))
+    torch.testing.assert_close(block.narrow(axis, patch[0] - start, start), whole.narrow(axis, patch[0], start))
 
 
 def make_plans(configuration: str, channels: int, patch_size: tuple[int, ...]) -> dict:

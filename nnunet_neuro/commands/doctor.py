@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     for section, members in itertools.groupby(findings, key=lambda finding: finding.section):
         print(section)
         for finding in members:
-            print(f"  {'ok ' if finding.fine else '!! '} {finding.name:<32}{finding.state}")
+            print(f"  {'ok ' if finding.fine else '!! '} {finding.name:<40}{finding.state}")
     troubles = [finding for finding in findings if not finding.fine]
     print(f"\n{len(troubles)} of {len(findings)} want attention (marked !!)." if troubles else "\nEverything works.")
     return 1 if troubles else 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_neuro.evaluate.skeletons import skeleton_overlap
+from nnunet_neuro.skeletons import skeleton_overlap
 
 Counts = Mapping[str, int]
 

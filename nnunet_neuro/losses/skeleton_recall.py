@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_neuro.losses.combine import Resolutions, finest
 from nnunet_neuro.losses.targets import PER_SAMPLE, Pooling, TargetFormat, mean_of_present
+from nnunet_neuro.skeletons import bounding_box, skeletonise
 
 
 class SkeletonRecallLoss(nn.Module):
@@ -105,8 +106,6 @@ def skeleton_tube(mask: np.ndarray, radius: int) -> np.ndarray:
         bool, same shape.
     """
     from scipy import ndimage
-
-    from nnunet_neuro.evaluate.skeletons import bounding_box, skeletonise
 
     tube = np.zeros_like(mask)
     box = bounding_box(mask)
