@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
@@ -82,7 +82,8 @@ class Bench:
         model = f"{training.trainer}__{self.plans}__{DATASETS[training.dataset].configuration}"
         return self.results(training.seed) / self.dataset_name(training.dataset) / model / f"fold_{training.fold}"
 
-    def environment(self, seed: int) -> dict[str, str]:
+    def variables(self, seed: int) -> dict[str, str]:
+        """Of the environment of a training."""
         trainers = [str(Path(__file__).parent / "baseline"), os.environ.get("nnUNet_extTrainer", "")]
         variables = {
             "nnUNet_raw": str(self.folder / "raw"), "nnUNet_preprocessed": str(self.folder / "preprocessed"),
@@ -92,7 +93,10 @@ class Bench:
         }
         if self.device == "cpu":  # more processes than cores only wait for each other
             variables |= {name: os.environ.get(name, "1") for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")}
-        return {**os.environ, **variables}
+        return variables
+
+    def environment(self, seed: int) -> dict[str, str]:
+        return {**os.environ, **self.variables(seed)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +117,8 @@ def main(argv: list[str] | None = None) -> int:
             raise SystemExit(f"{name} could not be prepared, see {error.output}") from error
         folds = [fold for fold in options.folds if fold < number_of_folds(bench, name)]
         trainings += [Training(name, trainer, fold, seed) for seed, fold, trainer in product(options.seeds, folds, trainers)]
-    failed = [training for training in in_turn(trainings) if not train(bench, training)]
+    train_all(bench, trainings, parallel=options.parallel)
+    failed = [training for training in trainings if not is_finished(bench.fold_folder(training))]
     scores = {training: measure(bench, training) for training in trainings if training not in failed}
     table = markdown(bench, names, trainers, scores, failed)
     (bench.folder / "table.md").write_text(table, encoding="utf-8")
@@ -144,35 +149,31 @@ def number_of_folds(bench: Bench, name: str) -> int:
     return len(json.loads(splits.read_text()))
 
 
-def in_turn(trainings: Sequence[Training]) -> Iterator[Training]:
-    """Says how far it is."""
-    for number, training in enumerate(trainings, 1):
-        print(f"[{number}/{len(trainings)}] {training.dataset}, fold {training.fold}, seed {training.seed}: {training.trainer}",
-              file=sys.stderr, flush=True)
-        yield training
+def train_all(bench: Bench, trainings: Sequence[Training], *, parallel: int) -> None:
+    """Train and predict the folds that are not finished, or go on with them. One that fails does not stop the others."""
+    tasks = [task(bench, training) for training in trainings if not is_finished(bench.fold_folder(training))]
+    if tasks:
+        print(f"{len(tasks)} trainings, {parallel} at a time", file=sys.stderr, flush=True)
+        listed = bench.folder / "tasks.json"
+        listed.write_text(json.dumps(tasks, indent=1))
+        subprocess.run([sys.executable, Path(__file__).parent / "forked_training.py", listed, str(parallel)], env=bench.environment(0))
 
 
-def train(bench: Bench, training: Training) -> bool:
-    """Train and predict a fold, or go on with it; whether it is finished then."""
+def task(bench: Bench, training: Training) -> dict:
+    """A training as `forked_training.py` runs it."""
     folder = bench.fold_folder(training)
-    if is_finished(folder):
-        return True
     begun = any((folder / f"checkpoint_{name}.pth").is_file() for name in ("latest", "final"))
-    command = ["nnUNetv2_train", str(bench.dataset_id(training.dataset)), DATASETS[training.dataset].configuration, str(training.fold),
-               "-tr", training.trainer, "-p", bench.plans, "-device", bench.device, *(["--c"] if begun else [])]
+    arguments = [str(bench.dataset_id(training.dataset)), DATASETS[training.dataset].configuration, str(training.fold),
+                 "-tr", training.trainer, "-p", bench.plans, "-device", bench.device, *(["--c"] if begun else [])]
     log = f"{training.dataset}_{training.trainer}_{bench.epochs}x{bench.iterations}_fold{training.fold}_seed{training.seed}"
-    try:
-        run(bench, command, log=log, seed=training.seed)
-    except subprocess.CalledProcessError as error:
-        print(f"  failed, see {error.output}", file=sys.stderr)
-    return is_finished(folder)
+    return {"arguments": arguments, "environment": bench.variables(training.seed), "log": str(bench.folder / "logs" / f"{log}.txt")}
 
 
 def is_finished(folder: Path) -> bool:
     return (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file()
 
 
-def run(bench: Bench, command: list[str], *, log: str, seed: int = 0) -> None:
+def run(bench: Bench, command: list[str], *, log: str) -> None:
     """Run a program of this environment; its output goes to logs/.
 
     Raises:
@@ -183,7 +184,7 @@ def run(bench: Bench, command: list[str], *, log: str, seed: int = 0) -> None:
     begun = time.monotonic()
     with path.open("a", encoding="utf-8") as stream:
         program = Path(sys.executable).parent / command[0]
-        code = subprocess.run([program, *command[1:]], env=bench.environment(seed), stdout=stream, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run([program, *command[1:]], env=bench.environment(0), stdout=stream, stderr=subprocess.STDOUT).returncode
     if code:
         tail = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         print(tail, file=sys.stderr)
@@ -287,6 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--iterations", type=int, default=50, help="of an epoch (default: %(default)s)")
     parser.add_argument("--val-iterations", type=int, default=4, help="of an epoch (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu", "mps"), default="cuda", help="default: %(default)s")
+    parser.add_argument("--parallel", type=int, default=1, help="trainings at a time; an epoch takes longer then (default: 1)")
     parser.add_argument("--planner", default="nnUNetPlannerSmall", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("trainers_benchmark"), help="where everything is put (default: %(default)s)")
     return parser
