@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_neuro.plain_commands import run_command
 from nnunet_neuro.raw_dataset import NNUNET_FOLDERS
 from nnunet_neuro.raw_formats import write_json
 
@@ -148,7 +146,8 @@ def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
             done = {name: value for name, value in done.items() if name not in later}
         done[_begun(step)] = key
         write_json(state_file, done)
-        _run(step, command, variables, logs / f"{number}_{Path(command[0]).name}.log", say)
+        run_command(command, log=logs / f"{number}_{Path(command[0]).name}.log", say=say,
+                    variables={**variables, **dict(step.environment)})
         missing = [str(path) for path in step.makes if not path.exists()]
         if missing:
             raise ValueError(f"{command[0]} ended without making {missing[0]}; its output is in {logs}")
@@ -186,40 +185,3 @@ def _begun(step: Step) -> str:
 
 def _printed(step: Step, command: tuple[str, ...]) -> str:
     return " ".join([*(f"{name}={value}" for name, value in step.environment), shlex.join(command)])
-
-
-def _run(step: Step, command: tuple[str, ...], variables: dict[str, str], log: Path, say: Callable[[str], None]) -> None:
-    environment = {**os.environ, **variables, **dict(step.environment), "PYTHONUNBUFFERED": "1"}
-    # the programs that belong to this interpreter, also where its bin folder is not on the PATH
-    programs = Path(sys.executable).parent
-    environment["PATH"] = os.pathsep.join([str(programs), environment.get("PATH", "")])
-    begun = time.monotonic()
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   errors="replace", executable=_program(programs, command[0]))
-        try:
-            for line in process.stdout:
-                stream.write(line)
-                if (short := _worth_showing(line)) is not None:
-                    say(f"    {short}")
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if code:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise ValueError(f"{command[0]} failed with exit code {code}; whole output in {log}, its end:\n{tail}")
-    say(f"  took {time.monotonic() - begun:.0f} s, output in {log}")
-
-
-def _program(programs: Path, name: str) -> str:
-    return str(programs / name) if (programs / name).exists() else name
-
-
-def _worth_showing(line: str) -> str | None:
-    """Of nnU-Net's long output, the lines that show progress."""
-    line = line.rsplit("\r", 1)[-1].strip()
-    marks = ("Epoch ", "Pseudo dice", "Mean Validation Dice", "predicting ", "Predicting ", "mean  ", "pooled")
-    shown = next((line[line.index(mark):] for mark in marks if mark in line), None)
-    return shown if shown and len(shown) < 200 else None
