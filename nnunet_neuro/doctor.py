@@ -21,6 +21,8 @@ EXTRAS = {
     "smp": ("segmentation-models-pytorch", "nnUNetTrainerTimmUNet and nnneuro_plans"),
     "monai": ("monai", "nnUNetTrainerVNet and nnUNetTrainerHighResNet"),
     "precomputed": ("tensorstore", "N5 and neuroglancer precomputed volumes"),
+    "cluster": ("dask", "nnneuro_predict --scheduler"),
+    "view": ("neuroglancer", "nnneuro_view"),
 }
 
 

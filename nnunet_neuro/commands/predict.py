@@ -1,0 +1,142 @@
+"""Predict volumes of any size with a trained nnU-Net model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from nnunet_neuro.commands._run import one_sentence_errors
+from nnunet_neuro.options import parse_size, parse_spacing
+
+KINDS = {".tif": "tiff", ".tiff": "tiff", ".nii": "nifti", ".nii.gz": "nifti"}
+# of what is free, for a run that is not told
+_SHARE_OF_MEMORY = 0.6
+
+
+@one_sentence_errors("nnneuro_predict")
+def main(argv: list[str] | None = None) -> int:
+    """Predict, or go on with a prediction that was interrupted."""
+    options = _parser().parse_args(argv)
+    os.environ.setdefault("nnUNet_raw", ""), os.environ.setdefault("nnUNet_preprocessed", "")  # nnU-Net warns of what is not needed here
+    from nnunet_neuro.predict.inputs import NamedChannels, parse_roi
+    from nnunet_neuro.predict.options import PredictOptions
+    from nnunet_neuro.predict.request import Instances, PredictionRequest
+    from nnunet_neuro.predict.run import predict
+
+    how = PredictOptions(
+        step=options.step or (0.75 if options.fast else 0.5), mirroring=not (options.disable_tta or options.fast),
+        batch=options.batch or (2 if options.fast else 1),
+        background=options.background if options.background is not None else 0.0 if options.fast else None, compile=options.compile,
+        device=options.device or _best_device(), probabilities=options.probabilities, entropy=options.uncertainty,
+        disagreement=options.uncertainty)
+    instances = Instances(options.instances, options.minimum_size, options.seed_depth) if options.instances else None
+    done = predict(PredictionRequest(
+        _models(options), NamedChannels(tuple(options.input), parse_roi(options.roi) if options.roi else None, options.missing_are_zero),
+        options.output, _kind(options), how, options.spacing, options.any_spacing, options.chunk,
+        options.memory or _free_memory(), options.workers, options.scheduler, options.shard, options.probability_type, instances,
+        options.preview))
+    if done is not None:
+        print(done)
+    return 0
+
+
+def _kind(options: argparse.Namespace) -> str | None:
+    """Format of the export; None for OME-Zarr itself."""
+    if options.format:
+        return None if options.format == "ome-zarr" else options.format
+    name = options.output.name.lower()
+    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
+
+
+def _models(options: argparse.Namespace) -> tuple:
+    from nnunet_neuro.predict.job import ModelChoice
+
+    folds = tuple(fold if fold == "all" else int(fold) for fold in options.folds) if options.folds else None
+    folders = options.model or [_results_folder(options, configuration) for configuration in options.configuration]
+    return tuple(ModelChoice(folder, folds, options.checkpoint, options.allow_code) for folder in folders)
+
+
+def _results_folder(options: argparse.Namespace, configuration: str) -> Path:
+    if options.dataset is None:
+        raise ValueError("no model was named; give --model FOLDER, or -d DATASET for one in nnUNet_results")
+    if not os.environ.get("nnUNet_results"):
+        raise ValueError("the environment variable nnUNet_results is not set; set it to where the model is, or give --model FOLDER")
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    try:
+        return Path(get_output_folder(options.dataset, options.trainer, options.plans, configuration))
+    except RuntimeError as error:
+        raise ValueError(f"no dataset {options.dataset} in nnUNet_results ({str(error).splitlines()[0]}); give --model FOLDER") from error
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _free_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available * _SHARE_OF_MEMORY)
+
+
+def parse_memory(text: str) -> int:
+    """`8G`, `500M` or `1.5T` in bytes.
+
+    Raises:
+        ArgumentTypeError: not of that form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory; expected a number with M, G or T, such as 8G")
+    return int(float(match[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[match[2].upper()])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nnneuro_predict", description=f"{__doc__} The same command continues what was interrupted.")
+    parser.add_argument("input", nargs="+", metavar="INPUT", help="volume: TIFF, folder of slices, OME-Zarr, NIfTI, HDF5, N5, "
+                        "precomputed://, bossdb://; several for several channels")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="what to make: OME-Zarr labels unless --format says otherwise")
+    model = parser.add_argument_group("the model")
+    model.add_argument("--model", type=Path, action="append", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION with fold_0 in it; "
+                       "several times: the mean of their probabilities")
+    model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name of a dataset in nnUNet_results, in place of --model")
+    model.add_argument("-c", dest="configuration", nargs="+", default=["3d_fullres"], help="default: 3d_fullres; several are averaged")
+    model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", help="default: %(default)s")
+    model.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
+    model.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that are there")
+    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    model.add_argument("--allow-code", action="store_true", help="load checkpoints that can run code; only if you trust who made them")
+    volume = parser.add_argument_group("the volume")
+    volume.add_argument("--roi", metavar="Z0:Z1,Y0:Y1,X0:X1", help="predict a part, in voxels")
+    volume.add_argument("--spacing", type=parse_spacing, metavar="Z,Y,X", help="voxel size where the files state none")
+    volume.add_argument("--any-spacing", action="store_true", help="also predict voxels of quite another size than the model's")
+    volume.add_argument("--missing-are-zero", action="store_true", help="take chunks that are not there for zeros")
+    how = parser.add_argument_group("how")
+    how.add_argument("--fast", action="store_true", help="step 0.75, no mirroring, two windows at once, windows of zeros skipped")
+    how.add_argument("--step", type=float, help="of two windows, as a share of the patch (default: 0.5)")
+    how.add_argument("--disable-tta", action="store_true", help="no mirroring")
+    how.add_argument("--batch", type=int, help="windows at once (default: 1)")
+    how.add_argument("--background", type=float, metavar="LEVEL", help="skip windows of which no voxel is above it")
+    how.add_argument("--compile", action="store_true", help="torch.compile; pays for large volumes")
+    how.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is a GPU)")
+    where = parser.add_argument_group("where")
+    where.add_argument("--memory", type=parse_memory, metavar="8G", help="for all workers together (default: 60 %% of what is free)")
+    where.add_argument("--workers", type=int, default=1, help="processes of this machine, one per GPU where there are GPUs (default: 1)")
+    where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="an existing dask.distributed cluster that sees the same files")
+    where.add_argument("--shard", metavar="I/N", help="the I-th of N parts, I from 0, such as of a Slurm array")
+    made = parser.add_argument_group("what is made")
+    made.add_argument("--format", choices=("ome-zarr", "tiff", "tiff-slices", "nifti", "precomputed"), help="default: by the output's name")
+    made.add_argument("--chunk", type=parse_size, default=(64, 64, 64), metavar="Z,Y,X", help="of the OME-Zarr (default: 64,64,64)")
+    made.add_argument("--probabilities", action="store_true", help="also store the probability of each class")
+    made.add_argument("--uncertainty", action="store_true", help="also store entropy, and the disagreement of folds or models")
+    made.add_argument("--probability-type", choices=("uint8", "float16"), default="uint8", help="of both (default: uint8, 0 to 255)")
+    made.add_argument("--instances", choices=("components", "watershed"), help="also store objects, with a table")
+    made.add_argument("--minimum-size", type=int, default=1, metavar="VOXELS", help="of an object (default: 1)")
+    made.add_argument("--seed-depth", type=float, metavar="LENGTH", help="of the watershed: an object has a seed where it is that thick to "
+                      "every side (default: twice the smallest voxel size)")
+    made.add_argument("--preview", action="store_true", help="also draw a PNG")
+    return parser
