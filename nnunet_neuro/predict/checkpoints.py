@@ -37,8 +37,8 @@ def load_checkpoint(path: Path, *, allow_code: bool = False) -> dict[str, Any]:
             text = " ".join(str(error).split()) or type(error).__name__
             code = _CODE.search(text) if isinstance(error, pickle.UnpicklingError) else None
             if code:
-                raise ValueError(f"{path} needs code to be loaded ({code[1]}); expected weights and plain numbers only: use a checkpoint that "
-                                 "nnU-Net saved, or allow code if you trust where the file comes from") from error
+                raise ValueError(f"{path} needs code to be loaded ({code[1]}); expected weights and plain numbers only: use a checkpoint "
+                                 "that nnU-Net saved, or allow code if you trust where the file comes from") from error
             raise ValueError(f"{path} is damaged or no checkpoint ({text[:200]}); copy it again") from error
     missing = [name for name in _NEEDED if not isinstance(content, dict) or name not in content]
     if missing:
