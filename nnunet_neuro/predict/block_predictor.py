@@ -71,7 +71,8 @@ class BlockPredictor:
         self._normalisations = normalisations(model, statistics.channels)
         self._image, self._logits = _resamplings(model, self.grid, volumes, spacing)
         self._predictors = model.predictors(options)
-        self._results_device = self._predictors[0].device
+        device = self._predictors[0].device
+        self._results_device = device if device.type == "cuda" else torch.device("cpu")  # as nnU-Net has it
         self._column: Column | None = None
         self._section: Region | None = None
 
@@ -86,13 +87,20 @@ class BlockPredictor:
             return self._predict(block.region)
         except BaseException as error:
             self._section = self._column = None  # sums that were interrupted are not to be gone on with
-            if not isinstance(error, torch.cuda.OutOfMemoryError) or self._results_device.type == "cpu":
+            if not isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
-        warnings.warn(f"{self._results_device} has too little memory for the sums of a block; they are kept in the computer's memory from "
-                      "here on, which takes longer", stacklevel=2)
+            self._keep_sums_on_cpu(error)
+        return self.predict(block)
+
+    def _keep_sums_on_cpu(self, error: Exception) -> None:
+        device = self._predictors[0].device
+        if self._results_device.type == "cpu":
+            raise RuntimeError(f"{device} has too little memory for {self.options.batch} window(s) of {self.grid.patch} voxels; choose a "
+                               "smaller batch, another device, or end what else runs on it") from error
+        warnings.warn(f"{device} has too little memory for the sums of a block; they are kept in the computer's memory from here on, which "
+                      "takes longer", stacklevel=3)
         self._results_device = torch.device("cpu")
         torch.cuda.empty_cache()
-        return self._predict(block.region)
 
     def _predict(self, region: Region) -> BlockResult:
         transposed = self.grid.transposed(region)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from nnunet_neuro.predict.block_predictor import network_grid
+from nnunet_neuro.predict.float_sums import follows_numpy
 from nnunet_neuro.predict.model import TrainedModel
 from nnunet_neuro.predict.normalisation import masked_means, needed_statistics
 from nnunet_neuro.predict.options import PredictOptions
@@ -27,13 +30,16 @@ def describe_exactness(model: TrainedModel, volumes: Sequence[Volume], options: 
     statistics = statistics or VolumeStatistics(full_region(volumes[0].shape, None), ())
     grid = network_grid(model, volumes, statistics, options, spacing=spacing)
     voxels = math.prod(grid.box_shape)
+    needs_mean = any("mean" in needs for needs in needed_statistics(model))
     reasons = []
     if grid.is_resampled:
         reasons.append(f"the voxel size is not the plan's, so {grid.box_shape} voxels are resampled to {grid.resampled} part by part, "
                        "which changes about one label in ten thousand or fewer")
     if any(masked_means(model)):
         reasons.append("the plan normalises what is not zero, and zeros that are enclosed by it count as outside here")
-    elif voxels > MOST_VOXELS_AS_NUMPY and any("mean" in needs for needs in needed_statistics(model)):
+    elif needs_mean and not follows_numpy(statistics.box, volumes[0].shape):
+        reasons.append(f"mean and standard deviation of a cropped volume may differ in the last bits with NumPy {np.__version__}")
+    elif voxels > MOST_VOXELS_AS_NUMPY and needs_mean:
         reasons.append(f"mean and standard deviation of {voxels} voxels are computed with 64 bits, where nnU-Net's 32 bits lose digits")
     if options.background is not None:
         reasons.append(f"windows whose voxels are all at or below {options.background:g} are skipped and become background")

@@ -1,9 +1,9 @@
 """Mean and standard deviation of a volume that is read part by part, equal to NumPy's in 32 bits to the last bit.
 
 nnU-Net calls `mean()` and `std()` of a float32 array in memory. What they give depends on the order of additions: NumPy halves an array
-without gaps again and again and adds the halves (pairwise summation), and adds one row after the other to the total where an array has
-gaps, as one that was cropped has. Both orders can be followed without having the array in memory. The order is NumPy's own, from 1.9 to
-2.4; another one in some later version would show in the last bits only.
+without gaps again and again and adds the halves (pairwise summation), and adds one row after the other, or as many as its buffer holds, to
+the total where an array has gaps, as one that was cropped has. Both orders can be followed without having the array in memory. The second
+one is that of NumPy 2.4; others may differ from it in the last bits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from nnunet_neuro.volumes.volume import Region, Volume
 _VOXELS_AT_ONCE = 2**22
 # NumPy copies rows with gaps into a buffer of this many numbers, and adds as many rows at once as it holds
 _BUFFER = 8192
+
+
+def follows_numpy(box: Region, shape: tuple[int, ...]) -> bool:
+    """Whether the order of additions of the NumPy that is installed is followed for a box cut from a volume."""
+    whole_planes = all(part.stop - part.start == length for part, length in zip(box[1:], shape[1:]))
+    return whole_planes or tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4)
 
 
 class BoxReader:

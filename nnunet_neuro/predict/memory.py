@@ -6,7 +6,6 @@ which windows move on only the labels of one block are held, so that memory does
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import sys
@@ -45,7 +44,8 @@ class MemoryNeed:
 
 
 def memory_for(model: TrainedModel, size: Sequence[int], shape: Sequence[int], *, chunk: Sequence[int],
-               options: PredictOptions = _AS_NNUNET, voxel_bytes: int = 2, resampled: bool = False) -> MemoryNeed:
+               options: PredictOptions = _AS_NNUNET, voxel_bytes: int = 2, resampled: bool = False,
+               network_bytes: int | None = None) -> MemoryNeed:
     """Estimate what predicting blocks of a size takes.
 
     Args:
@@ -56,6 +56,7 @@ def memory_for(model: TrainedModel, size: Sequence[int], shape: Sequence[int], *
         options: how it is predicted.
         voxel_bytes: of a stored voxel of the input.
         resampled: whether its voxel size differs from the plan's.
+        network_bytes: what `network_memory` gave, where it was called already.
     """
     axes = model.plans.transpose_forward
     depth, *section = (min(size[axis], shape[axis]) for axis in axes)
@@ -71,7 +72,8 @@ def memory_for(model: TrainedModel, size: Sequence[int], shape: Sequence[int], *
     outputs = 2 * depth * area * per_voxel
     windows = options.batch * window * 4 * (2 * channels + 3 * folds * heads)
     weights = sum(tensor.numel() * tensor.element_size() for parameters in model.parameters for tensor in parameters.values())
-    at_device = sums + finished + windows + weights + network_memory(model, options.batch)
+    network = network_memory(model, options.batch) if network_bytes is None else network_bytes
+    at_device = sums + finished + windows + weights + network
     if options.device.startswith("cpu"):
         return MemoryNeed(_IMPORTS + held + outputs + at_device + weights, 0)
     return MemoryNeed(_IMPORTS + held + outputs + finished + 2 * weights, at_device)
@@ -107,13 +109,14 @@ def choose_block_size(model: TrainedModel, shape: Sequence[int], *, chunk: Seque
     lengths = [_column_widths(shape[axis], chunk[axis], patch, options.step) for axis, patch in zip(axes[1:], model.patch[1:])]
     choices = sorted((windows * others, -width * other, width, other)
                      for width, windows in lengths[0].items() for other, others in lengths[1].items())
-    smallest = None
+    network_bytes, smallest = network_memory(model, options.batch), None
     for thickness in dict.fromkeys((depth, min(shape[first], chunk[first]))):
         for *_, width, other in choices:
             size = [0, 0, 0]
             for axis, length in zip(axes, (thickness, width, other)):
                 size[axis] = length
-            need = memory_for(model, size, shape, chunk=chunk, options=options, voxel_bytes=voxel_bytes, resampled=resampled)
+            need = memory_for(model, size, shape, chunk=chunk, options=options, voxel_bytes=voxel_bytes, resampled=resampled,
+                              network_bytes=network_bytes)
             if need.host <= memory_bytes and (device_bytes is None or need.device <= device_bytes):
                 return tuple(size)
             smallest = min(smallest or need, need, key=_total)
@@ -155,23 +158,14 @@ def block_size_for(models: Sequence[TrainedModel], shape: Sequence[int], *, chun
 def network_memory(model: TrainedModel, batch: int) -> int:
     """Estimate what the network takes for one batch of windows besides its weights, in bytes of 32-bit numbers.
 
-    The layers are run on torch's meta device, which knows shapes and holds no numbers.
+    The layers are run on torch's meta device, which knows shapes and holds no numbers; only where one of them looks at numbers, one window
+    is predicted.
     """
-    largest = 0
-
-    def measure(layer: torch.nn.Module, inputs: tuple, output: object) -> None:
-        nonlocal largest
-        tensors = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)]
-        largest = max(largest, sum(tensor.numel() for tensor in tensors))
-
-    network = copy.deepcopy(model.build_network()).to("meta")
-    hooks = [layer.register_forward_hook(measure) for layer in network.modules() if not list(layer.children())]
-    patch = model.configuration.patch_size
-    with torch.inference_mode():
-        network(torch.empty((batch, len(model.channels), *patch), device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return _COPIES_OF_LAYER * largest * 4
+    try:
+        largest = _largest_layer(model, "meta")
+    except (RuntimeError, NotImplementedError):
+        largest = _largest_layer(model, "cpu")
+    return _COPIES_OF_LAYER * largest * 4 * batch
 
 
 def keep_freed_memory() -> bool:
@@ -190,6 +184,22 @@ def keep_freed_memory() -> bool:
         return False
     threshold = mallopt(_MALLOC_MMAP_THRESHOLD, _KEEP_FREED) or mallopt(_MALLOC_MMAP_THRESHOLD, _OLD_LIMIT)
     return bool(threshold and mallopt(_MALLOC_TRIM_THRESHOLD, _KEEP_FREED))
+
+
+def _largest_layer(model: TrainedModel, device: str) -> int:
+    """Most numbers that go into and come out of a layer for one window."""
+    sizes = [0]
+
+    def measure(layer: torch.nn.Module, inputs: tuple, output: object) -> None:
+        sizes.append(sum(tensor.numel() for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)))
+
+    network = model.build_network().eval().to(device)
+    for layer in network.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(measure)
+    with torch.inference_mode():
+        network(torch.zeros((1, len(model.channels), *model.configuration.patch_size), device=device))
+    return max(sizes)
 
 
 def _column_widths(length: int, chunk: int, patch: int, step: float) -> dict[int, int]:
