@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_neuro.commands._run import one_sentence_errors
 from nnunet_neuro.options import parse_size, parse_spacing
+from nnunet_neuro.predict.options import PRECISIONS, PredictOptions
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".nii": "nifti", ".nii.gz": "nifti"}
 # of what is free, for a run that is not told
@@ -21,25 +22,29 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     os.environ.setdefault("nnUNet_raw", ""), os.environ.setdefault("nnUNet_preprocessed", "")  # nnU-Net warns of what is not needed here
     from nnunet_neuro.predict.inputs import NamedChannels, parse_roi
-    from nnunet_neuro.predict.options import PredictOptions
     from nnunet_neuro.predict.request import Instances, PredictionRequest
     from nnunet_neuro.predict.run import predict
 
-    how = PredictOptions(
-        step=options.step or (0.75 if options.fast else 0.5), mirroring=not (options.disable_tta or options.fast),
-        batch=options.batch or (2 if options.fast else 1),
-        background=options.background if options.background is not None else 0.0 if options.fast else None, compile=options.compile,
-        device=options.device or _best_device(), probabilities=options.probabilities, entropy=options.uncertainty,
-        disagreement=options.uncertainty)
+    channels = NamedChannels(tuple(options.input), parse_roi(options.roi) if options.roi else None, options.missing_chunks == "zero")
     instances = Instances(options.instances, options.minimum_size, options.seed_depth) if options.instances else None
     done = predict(PredictionRequest(
-        _models(options), NamedChannels(tuple(options.input), parse_roi(options.roi) if options.roi else None, options.missing_are_zero),
-        options.output, _kind(options), how, options.spacing, options.any_spacing, options.chunk,
-        options.memory or _free_memory(), options.workers, options.scheduler, options.shard, options.probability_type, instances,
-        options.preview))
+        _models(options), channels, options.output, kind=_kind(options), options=_how(options), spacing=options.spacing,
+        any_spacing=options.any_spacing, chunk=options.chunk, memory=options.memory or _free_memory(), workers=options.workers,
+        scheduler=options.scheduler, shard=options.shard, probability_dtype=options.probability_type, instances=instances,
+        preview=options.preview))
     if done is not None:
         print(done)
     return 0
+
+
+def _how(options: argparse.Namespace) -> PredictOptions:
+    """What --fast stands for, unless an option says otherwise."""
+    step, batch, background = (0.75, 2, 0.0) if options.fast else (0.5, 1, None)
+    return PredictOptions(
+        step=step if options.step is None else options.step, batch=batch if options.batch is None else options.batch,
+        background=background if options.background is None else options.background, mirroring=not (options.disable_tta or options.fast),
+        compile=options.compile, precision=options.precision, device=options.device or _best_device(),
+        probabilities=options.probabilities, entropy=options.uncertainty, disagreement=options.uncertainty)
 
 
 def _kind(options: argparse.Namespace) -> str | None:
@@ -53,7 +58,9 @@ def _kind(options: argparse.Namespace) -> str | None:
 def _models(options: argparse.Namespace) -> tuple:
     from nnunet_neuro.predict.job import ModelChoice
 
-    folds = tuple(fold if fold == "all" else int(fold) for fold in options.folds) if options.folds else None
+    folds = tuple(options.folds) if options.folds else None
+    if options.model and options.dataset is not None:
+        raise ValueError("both --model and -d name a model; give one of them")
     folders = options.model or [_results_folder(options, configuration) for configuration in options.configuration]
     return tuple(ModelChoice(folder, folds, options.checkpoint, options.allow_code) for folder in folders)
 
@@ -95,8 +102,15 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[match[2].upper()])
 
 
+def _parse_fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no fold; expected a number, or all")
+    return text if text == "all" else int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nnneuro_predict", description=f"{__doc__} The same command continues what was interrupted.")
+    parser = argparse.ArgumentParser(prog="nnneuro_predict", usage="%(prog)s INPUT [INPUT ...] OUTPUT --model FOLDER [options]",
+                                     description=f"{__doc__} The same command continues what was interrupted.")
     parser.add_argument("input", nargs="+", metavar="INPUT", help="volume: TIFF, folder of slices, OME-Zarr, NIfTI, HDF5, N5, "
                         "precomputed://, bossdb://; several for several channels")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="what to make: OME-Zarr labels unless --format says otherwise")
@@ -104,28 +118,32 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--model", type=Path, action="append", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION with fold_0 in it; "
                        "several times: the mean of their probabilities")
     model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name of a dataset in nnUNet_results, in place of --model")
-    model.add_argument("-c", dest="configuration", nargs="+", default=["3d_fullres"], help="default: 3d_fullres; several are averaged")
-    model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", help="default: %(default)s")
-    model.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
-    model.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: all that are there")
-    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    model.add_argument("-c", dest="configuration", nargs="+", metavar="NAME", default=["3d_fullres"],
+                       help="default: 3d_fullres; several are averaged")
+    model.add_argument("-tr", dest="trainer", metavar="NAME", default="nnUNetTrainer", help="default: %(default)s")
+    model.add_argument("-p", dest="plans", metavar="NAME", default="nnUNetPlans", help="default: %(default)s")
+    model.add_argument("-f", dest="folds", nargs="+", type=_parse_fold, metavar="FOLD", help="default: all that are there")
+    model.add_argument("-chk", dest="checkpoint", metavar="FILE", default="checkpoint_final.pth", help="default: %(default)s")
     model.add_argument("--allow-code", action="store_true", help="load checkpoints that can run code; only if you trust who made them")
     volume = parser.add_argument_group("the volume")
     volume.add_argument("--roi", metavar="Z0:Z1,Y0:Y1,X0:X1", help="predict a part, in voxels")
-    volume.add_argument("--spacing", type=parse_spacing, metavar="Z,Y,X", help="voxel size where the files state none")
+    volume.add_argument("--spacing", type=parse_spacing, metavar="Z,Y,X", help="voxel size, in place of what the input states")
     volume.add_argument("--any-spacing", action="store_true", help="also predict voxels of quite another size than the model's")
-    volume.add_argument("--missing-are-zero", action="store_true", help="take chunks that are not there for zeros")
+    volume.add_argument("--missing-chunks", choices=("error", "zero"), default="error",
+                        help="chunks of the input that are not there: refuse them, or take them for zeros (default: error)")
     how = parser.add_argument_group("how")
     how.add_argument("--fast", action="store_true", help="step 0.75, no mirroring, two windows at once, windows of zeros skipped")
-    how.add_argument("--step", type=float, help="of two windows, as a share of the patch (default: 0.5)")
+    how.add_argument("--step", type=float, metavar="SHARE", help="of two windows, as a share of the patch (default: 0.5)")
     how.add_argument("--disable-tta", action="store_true", help="no mirroring")
-    how.add_argument("--batch", type=int, help="windows at once (default: 1)")
+    how.add_argument("--batch", type=int, metavar="N", help="windows at once (default: 1)")
     how.add_argument("--background", type=float, metavar="LEVEL", help="skip windows of which no voxel is above it")
     how.add_argument("--compile", action="store_true", help="torch.compile; pays for large volumes")
-    how.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is a GPU)")
+    how.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the network (default: auto, nnU-Net's own)")
+    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is a GPU)")
     where = parser.add_argument_group("where")
     where.add_argument("--memory", type=parse_memory, metavar="8G", help="for all workers together (default: 60 %% of what is free)")
-    where.add_argument("--workers", type=int, default=1, help="processes of this machine, one per GPU where there are GPUs (default: 1)")
+    where.add_argument("--workers", type=int, metavar="N", default=1,
+                       help="processes of this machine, one per GPU where there are GPUs (default: 1)")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="an existing dask.distributed cluster that sees the same files")
     where.add_argument("--shard", metavar="I/N", help="the I-th of N parts, I from 0, such as of a Slurm array")
     made = parser.add_argument_group("what is made")

@@ -18,9 +18,9 @@ _EIGHT_GIGABYTES = 8 << 30
 _CHUNK = (64, 64, 64)
 
 
-def predict_volume(source: Any, model: str | Path | ModelChoice | Sequence[ModelChoice], *, spacing: Sequence[float] | None = None,
-                   options: PredictOptions | None = None, out: Any = None, memory: int = _EIGHT_GIGABYTES,
-                   progress: bool = True) -> Any:
+def predict_volume(source: Any, model: str | Path | ModelChoice | Sequence[str | Path | ModelChoice], *,
+                   spacing: Sequence[float] | None = None, options: PredictOptions | None = None, out: Any = None,
+                   memory: int = _EIGHT_GIGABYTES, progress: bool = True) -> Any:
     """Labels of a volume, as `nnneuro_predict` makes them, block by block in this process.
 
     Args:
@@ -68,10 +68,9 @@ def predict_volume(source: Any, model: str | Path | ModelChoice | Sequence[Model
     return labels
 
 
-def _choices(model: str | Path | ModelChoice | Sequence[ModelChoice]) -> Sequence[ModelChoice]:
-    if isinstance(model, str | Path):
-        return [ModelChoice(Path(model))]
-    return [model] if isinstance(model, ModelChoice) else list(model)
+def _choices(model: str | Path | ModelChoice | Sequence[str | Path | ModelChoice]) -> Sequence[ModelChoice]:
+    chosen = [model] if isinstance(model, str | Path | ModelChoice) else model
+    return [one if isinstance(one, ModelChoice) else ModelChoice(Path(one)) for one in chosen]
 
 
 def _channels(source: Any) -> tuple[Any, ...]:

@@ -59,6 +59,12 @@ class Ensemble:
                            sum(result.windows for result in results), sum(result.skipped for result in results))
 
 
+def describe_mean(models: Sequence[TrainedModel]) -> list[str]:
+    """Why the labels of several models may differ from those of `nnUNetv2_ensemble`; nothing for one model."""
+    return ["probabilities of several models are averaged with 16 bits each, so labels may differ from nnUNetv2_ensemble's where two "
+            "classes are nearly equal"] if len(models) > 1 else []
+
+
 def check_models(models: Sequence[TrainedModel]) -> None:
     """Refuse models whose probabilities cannot be averaged.
 

@@ -33,7 +33,7 @@ class NamedChannels:
     """Channels in files, folders or behind addresses.
 
     Attributes:
-        names: what `open_channels` opens; the channels of each follow each other.
+        names: what `open_channels` opens; the channels of each follow each other. Paths are made absolute.
         roi: part to predict, as (start, stop) of z, y and x; None for everything.
         missing_are_zero: take chunks that are not there for zeros.
     """
@@ -41,6 +41,9 @@ class NamedChannels:
     names: tuple[str, ...]
     roi: tuple[tuple[int, int], ...] | None = None
     missing_are_zero: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "names", tuple(map(_absolute, self.names)))  # a worker may be in another folder
 
     def open(self) -> tuple[Volume, ...]:
         """Open the headers; see `open_channels` for what is refused.
@@ -54,7 +57,7 @@ class NamedChannels:
     def identity(self) -> dict[str, Any]:
         """Names, shapes, and what tells without reading voxels that a file is another one than before."""
         volumes = self.open()
-        return {"names": [_absolute(name) for name in self.names], "roi": self.roi and [list(part) for part in self.roi],
+        return {"names": list(self.names), "roi": self.roi and [list(part) for part in self.roi],
                 "shapes": [list(volume.shape) for volume in volumes], "types": [str(volume.dtype) for volume in volumes],
                 "files": [_fingerprint(name) for name in self.names], "missing_are_zero": self.missing_are_zero}
 

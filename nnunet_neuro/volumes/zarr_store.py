@@ -79,6 +79,7 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
     """
     lengths = getattr(array, "shards", None) or array.chunks
     numbers = [range(part.start // length, (part.stop - 1) // length + 1) for part, length in zip(region, lengths)]
+    blosc = lengths == array.chunks and _is_blosc(array)
     there, missing = [], []
     for place in _places(numbers):
         file = path / _chunk_key(array, place)
@@ -89,6 +90,8 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
             continue
         if file.stat().st_size == 0:
             raise ValueError(f"{file} is empty; copy {path} again")
+        if blosc and file.stat().st_size < _blosc_length(file):
+            raise ValueError(f"{file} is truncated: {file.stat().st_size} bytes of {_blosc_length(file)}; copy {path} again")
         if not missing_are_zero and lengths != array.chunks:
             held = _held_by_shard(array, path, place, file, region)
             if not held.all():
@@ -98,6 +101,19 @@ def _chunk_files(array, path: Path, region: tuple[slice, ...], missing_are_zero:
         count = f"{len(missing)}{' or more' if len(missing) == _MANY else ''} of {math.prod(map(len, numbers))} chunks"
         raise _lacks(array, path, f"{count}, the first of them {missing[0].relative_to(path)}")
     return there
+
+
+def _is_blosc(array) -> bool:
+    """Whether Blosc made the bytes of a chunk's file; it reads beyond the end of truncated ones without an error."""
+    compressors = array.compressors if hasattr(array, "compressors") else (array.compressor,)
+    return bool(compressors) and "Blosc" in type(compressors[-1]).__name__
+
+
+def _blosc_length(file: Path) -> int:
+    """Bytes that the header of a Blosc chunk promises."""
+    with file.open("rb") as stream:
+        header = stream.read(16)
+    return int.from_bytes(header[12:16], "little") if len(header) == 16 else 16
 
 
 def _places(numbers: Sequence[range]) -> Iterator[tuple[int, ...]]:
