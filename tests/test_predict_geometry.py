@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -221,41 +220,47 @@ def _look_at_numbers(layer: torch.nn.Module, inputs: tuple[torch.Tensor]) -> Non
 
 
 _PEAKS = """
-import json, resource, sys
-from functools import partial
+import json, sys
 import numpy as np, torch
 from nnunet_neuro.predict.block_predictor import BlockPredictor, first_pass
-from nnunet_neuro.predict.memory import choose_block_size, memory_for
+from nnunet_neuro.predict.memory import choose_block_size
 from nnunet_neuro.predict.model import load_model
 from nnunet_neuro.predict.options import PredictOptions
 from nnunet_neuro.predict.windows import block_grid
 from nnunet_neuro.volumes.volume import Volume
-from tests.test_predict_geometry import made_up
+from tests.test_predict_geometry import made_up, peak_memory
 torch.set_num_threads(1)
 model, options, memory = load_model(sys.argv[1]), PredictOptions(step=1.0), int(sys.argv[2])
-peaks = []
+peaks = [peak_memory()]
 for shape in ((32, 144, 144), (192, 144, 144), (32, 384, 384)):
     volume = Volume("made up", shape, np.dtype(np.uint16), None, made_up)
     size = choose_block_size(model, shape, chunk=(32, 32, 32), memory_bytes=memory, options=options)
     predictor = BlockPredictor(model, [volume], first_pass(model, [volume]), options)
     for block in block_grid(shape, chunk=(32, 32, 32), size=size):
         assert predictor.predict(block).labels.any()
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peaks.append(peak_memory())
 print(json.dumps(peaks))
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory_stays_below_what_was_asked_for(tmp_path: Path) -> None:
-    """Measured: a short volume, a long one, and a wide one whose slices do not fit."""
+    """Measured: a short volume, a long one, and a wide one whose slices do not fit; imports differ between versions of torch."""
     memory = 1_260_000_000
     folder = tiny_model(tmp_path, patch=(32, 48, 48))
     assert choose_block_size(load_model(folder), (32, 384, 384), chunk=(32, 32, 32), memory_bytes=memory,
                              options=PredictOptions(step=1.0)) != (32, 384, 384)
     done = subprocess.run([sys.executable, "-c", _PEAKS, str(folder), str(memory)], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[1])
-    short, long, wide = json.loads(done.stdout.splitlines()[-1])
+    imports, short, long, wide = json.loads(done.stdout.splitlines()[-1])
     assert long < 1.06 * short, "all of it in memory would add 26 bytes a voxel"
-    assert wide < memory
+    assert wide < memory + max(0, imports - 1_000_000_000), "imports took 0.98 GB where the estimate was made"
+
+
+def peak_memory() -> int:
+    """Bytes; the peak that getrusage tells is that of the process which started this one, where it was larger."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def made_up(path: Path | str, region: Region) -> np.ndarray:
@@ -266,7 +271,6 @@ def made_up(path: Path | str, region: Region) -> np.ndarray:
 
 def test_kept_memory_is_a_matter_of_linux() -> None:
     assert keep_freed_memory() in ((True, False) if sys.platform.startswith("linux") else (False,))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 @pytest.fixture(scope="module")
