@@ -36,6 +36,7 @@ def measure_workers(bench: Bench) -> Iterator[Row]:
     inputs = write_tiff(bench.fresh("image"), "long", [GeneratedVolume(shape)])
     seconds: dict[int, list[float]] = {1: [], 2: []}
     wall: dict[int, list[float]] = {1: [], 2: []}
+    cpu: dict[int, list[float]] = {1: [], 2: []}
     windows: dict[int, int] = {}
     overheads = []
     for _ in range(bench.sizes.repeats):
@@ -46,6 +47,7 @@ def measure_workers(bench: Bench) -> Iterator[Row]:
             summary = json.loads(output.with_name(f"{output.name.removesuffix('.zarr')}.summary.json").read_text())
             seconds[workers].append(report["parts"]["blocks"]["seconds"])
             wall[workers].append(cost.seconds)
+            cpu[workers].append(cost.cpu_seconds)
             windows[workers] = summary["windows"]
             if workers == 1:
                 outside = report["parts"]["blocks"]["seconds"] - summary["seconds_of_blocks"] - report["parts"]["open the task"]["seconds"]
@@ -56,6 +58,9 @@ def measure_workers(bench: Bench) -> Iterator[Row]:
         yield Row(7, f"one worker's time over that of two, {name}, {what}", NOT_THERE,
                   f"{ratio:.2f}: {statistics.median(values[1]):.1f} and {statistics.median(values[2]):.1f} s; load of the machine "
                   f"{os.getloadavg()[0]:.1f}", f"at least {goal}" if goal else "", ratio >= goal if goal else None)
+    most = statistics.median(2 * one / two for one, two in zip(cpu[1], cpu[2]))
+    yield Row(7, "the same that CPU-seconds allow on idle cores, whole program, imports of each process included", NOT_THERE,
+              f"at most {most:.2f}: {statistics.median(cpu[1]):.1f} and {statistics.median(cpu[2]):.1f} CPU-seconds")
     yield Row(7, "windows computed by one worker and by two, which begin in the middle of a column", NOT_THERE,
               f"{windows[1]} and {windows[2]}")
     overhead = statistics.median(overheads)
