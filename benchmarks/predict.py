@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     preset = parser.add_mutually_exclusive_group()
     preset.add_argument("--quick", action="store_true", help="small sizes")
     preset.add_argument("--full", action="store_true", help="the largest sizes; hours")
-    parser.add_argument("--memory", default="1.4G", help="that our program is given for measures 1 to 8 (default: %(default)s)")
+    parser.add_argument("--memory", default="1.4G", help="that our program is given for measures 1, 2 and 8 (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the network, in both programs (default: as many as there are cores)")
     parser.add_argument("--gpu-rate", type=float, metavar="VOXELS", help="of windows per second through a GPU, for the arithmetic of 9")
     parser.add_argument("--gpu-rate-source", default="as given by --gpu-rate", metavar="TEXT", help="where that number is from")

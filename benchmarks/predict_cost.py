@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from predict_models import BenchModel, GeneratedVolume, ModelPlan, blobs, planned_features, write_tiff
 from predict_process import Cost, labels_of_tiff, labels_of_zarr
-from predict_rows import NOT_THERE, Bench, Row, gigabytes, parts_text, percent, shape_text
+from predict_rows import NOT_THERE, ROOM, Bench, Row, gigabytes, parts_text, percent, shape_text
 
 _PATCH = (64, 64, 64)
 _CHUNK = 64
@@ -46,8 +46,8 @@ def measure_cpu(bench: Bench) -> Iterator[Row]:
         stock_output, exact_output, fast_output = bench.fresh("stock"), bench.fresh("exact.zarr"), bench.fresh("fast.zarr")
         cpu["stock"].append(bench.runner.stock(model, images, stock_output)[0].cpu_seconds)
         inputs = sorted(images.glob("*.tif"))
-        cpu["exact"].append(bench.runner.ours(model, inputs, exact_output, "--memory", bench.memory)[0].cpu_seconds)
-        cpu["fast"].append(bench.runner.ours(model, inputs, fast_output, "--memory", bench.memory, "--fast")[0].cpu_seconds)
+        cpu["exact"].append(bench.runner.ours(model, inputs, exact_output, "--memory", ROOM)[0].cpu_seconds)
+        cpu["fast"].append(bench.runner.ours(model, inputs, fast_output, "--memory", ROOM, "--fast")[0].cpu_seconds)
     alone = bench.runner.stock(model, images, bench.fresh("alone"), "-npp", "0", "-nps", "0")[0].cpu_seconds
     exact, fast = labels_of_zarr(exact_output), labels_of_zarr(fast_output)
     differing = np.count_nonzero(exact != labels_of_tiff(stock_output / "cube.tif"))
@@ -71,7 +71,7 @@ def measure_share(bench: Bench) -> Iterator[Row]:
     images = bench.image(sizes.share_cube)
     inputs = sorted(images.glob("*.tif"))
     reports = (bench.runner.stock(model, images, bench.fresh("stock"), clocked=True)[1],
-               bench.runner.ours(model, inputs, bench.fresh("ours.zarr"), "--memory", bench.memory, clocked=True)[1])
+               bench.runner.ours(model, inputs, bench.fresh("ours.zarr"), "--memory", ROOM, clocked=True)[1])
     outside = [1 - report["parts"]["network"]["seconds"] / report["seconds"] for report in reports]
     yield Row(4, f"time outside the network at {shape_text((sizes.share_cube,) * 3)}, network of {sizes.share_features} features",
               f"{percent(outside[0])} of {reports[0]['seconds']:.0f} s", f"{percent(outside[1])} of {reports[1]['seconds']:.0f} s",
@@ -88,7 +88,7 @@ def measure_decoding(bench: Bench) -> Iterator[Row]:
     for number, norm, name in ((933, "CTNormalization", "plan with the data set's own statistics"),
                                (934, "ZScoreNormalization", "z-score plan, first pass over the volume included")):
         model = bench.model(number, ModelPlan(_PATCH, (2, 4), 1, (norm,)))
-        report = bench.runner.ours(model, [stored], bench.fresh("ours.zarr"), "--memory", "3G", clocked=True)[1]
+        report = bench.runner.ours(model, [stored], bench.fresh("ours.zarr"), "--memory", ROOM, clocked=True)[1]
         times, first = (report[key] / (2 * edge**3) for key in ("decoded_bytes", "decoded_bytes_in_first_pass"))
         yield Row(5, f"bytes decoded over bytes of the volume, {name}, {shape_text((edge,) * 3)}", "1 (all of it in memory)",
                   f"{times:.2f}, {first:.2f} of it in the first pass", "at most 1.3", times <= 1.3)
@@ -109,7 +109,7 @@ def measure_skipping(bench: Bench) -> Iterator[Row]:
     outputs, seconds, cpu = {}, {}, {}
     for name, options in (("all", ()), ("skipped", ("--background", "0"))):
         output = bench.fresh(f"{name}.zarr")
-        cost, report = bench.runner.ours(model, inputs, output, "--memory", bench.memory, *options, clocked=True)
+        cost, report = bench.runner.ours(model, inputs, output, "--memory", ROOM, *options, clocked=True)
         outputs[name], seconds[name], cpu[name] = labels_of_zarr(output), report["parts"]["blocks"]["cpu_seconds"], cost.cpu_seconds
         summary = json.loads(output.with_name(f"{output.name.removesuffix('.zarr')}.summary.json").read_text())
     starts = window_starts(edge, _PATCH[0], 0.5)

@@ -9,6 +9,8 @@ from predict_models import BenchModel, GeneratedVolume, ModelPlan, make_model, w
 from predict_process import Runner
 
 NOT_THERE = "–"
+# memory for one process where that is not what is measured
+ROOM = "4G"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Bench:
         folder: for everything that is made.
         sizes: of the measures.
         runner: runs the programs.
-        memory: that our program is given.
+        memory: that our program is given for measures 1, 2 and 8.
         gpu_rate: voxels of windows per second that a GPU is known to pass through the network, and where that is known from.
         seed: of what is drawn at random.
     """

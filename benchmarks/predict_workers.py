@@ -42,7 +42,7 @@ def measure_workers(bench: Bench) -> Iterator[Row]:
     for _ in range(bench.sizes.repeats):
         for workers in (1, 2):
             output = bench.fresh(f"workers{workers}.zarr")
-            cost, report = bench.runner.ours(model, inputs, output, "--memory", "6G", "--chunk", "32,32,32", "--workers", str(workers),
+            cost, report = bench.runner.ours(model, inputs, output, "--memory", "8G", "--chunk", "32,32,32", "--workers", str(workers),
                                              clocked=True, threads=1)
             summary = json.loads(output.with_name(f"{output.name.removesuffix('.zarr')}.summary.json").read_text())
             seconds[workers].append(report["parts"]["blocks"]["seconds"])
