@@ -1,7 +1,7 @@
 """Prediction of large volumes beside nnU-Net's own: labels, memory, time, chunks, workers, kills, 64 gigavoxels.
 
-    python benchmarks/predict.py                         # about 40 minutes on two cores
-    python benchmarks/predict.py --quick                 # small sizes, a few minutes; ratios of times say little there
+    python benchmarks/predict.py                         # about 45 minutes on two cores
+    python benchmarks/predict.py --quick                 # small sizes, about five minutes; most goals need larger ones
     python benchmarks/predict.py --full                  # hours
     python benchmarks/predict.py --measures 1 3 6 --folder /scratch/bench --json results
 

@@ -16,14 +16,14 @@ _TINY = (4, 6, 8)
 _SHAPES = ((9, 11, 13), (40, 13, 50), (32, 40, 36), (2, 48, 52), (33, 41, 37), (20, 60, 50), (64, 64, 64), (47, 53, 61), (70, 30, 90),
            (16, 100, 40), (65, 33, 49), (50, 80, 24))
 _MODELS = (
+    ("3D, 4 channels, two folds, mirrored, regions", ModelPlan(_PATCH, _TINY, 1, ("CTNormalization",) * 4, 2, True, "regions")),
+    ("2D, 2 channels, two folds", ModelPlan(_FLAT, _TINY, 1, ("ZScoreNormalization",) * 2, folds=2)),
     ("3D, 1 channel", ModelPlan(_PATCH, _TINY, 1)),
     ("3D, 2 channels, z-score, mirrored", ModelPlan(_PATCH, _TINY, 1, ("ZScoreNormalization",) * 2, mirroring=True)),
     ("3D, 3 channels, two folds", ModelPlan(_PATCH, _TINY, 1, ("RescaleTo01Normalization",) * 3, folds=2)),
-    ("3D, 4 channels, two folds, mirrored, regions", ModelPlan(_PATCH, _TINY, 1, ("CTNormalization",) * 4, 2, True, "regions")),
     ("3D, 5 channels, mirrored", ModelPlan(_PATCH, _TINY, 1, ("NoNormalization", "CTNormalization", "RescaleTo01Normalization",
                                                               "ZScoreNormalization", "CTNormalization"), mirroring=True)),
     ("2D, 1 channel, mirrored", ModelPlan(_FLAT, _TINY, 1, mirroring=True)),
-    ("2D, 2 channels, two folds", ModelPlan(_FLAT, _TINY, 1, ("ZScoreNormalization",) * 2, folds=2)),
 )
 _LARGE = ("3D, 1 channel", ModelPlan((64, 64, 64), _TINY, 1, ("ZScoreNormalization",)))
 
@@ -34,7 +34,7 @@ def measure_exactness(bench: Bench) -> Iterator[Row]:
     for edge in bench.sizes.exact_cubes:
         yield _compare(bench, model, f"{_LARGE[0]}, z-score, {shape_text((edge,) * 3)}", [(edge,) * 3])
     shapes = _SHAPES[:bench.sizes.exact_shapes]
-    for number, (name, plan) in enumerate(_MODELS if shapes else ()):
+    for number, (name, plan) in enumerate(_MODELS[:bench.sizes.exact_models]):
         yield _compare(bench, bench.model(910 + number, plan), f"{name}, {len(shapes)} shapes of {shape_text(min(shapes, key=np.prod))} to "
                        f"{shape_text(max(shapes, key=np.prod))}", shapes)
 

@@ -47,7 +47,7 @@ class Sizes:
 
     Attributes:
         exact_cubes: of measure 1, beside its small shapes.
-        exact_shapes: how many of the small shapes.
+        exact_shapes, exact_models: how many of the small shapes and of the models that predict them.
         memory_cubes: the smaller and the larger one of measure 2.
         cost_cube, cost_features: of measure 3.
         share_cube, share_features: of measure 4.
@@ -62,6 +62,7 @@ class Sizes:
 
     exact_cubes: tuple[int, ...] = (128, 192, 256)
     exact_shapes: int = 12
+    exact_models: int = 7
     memory_cubes: tuple[int, int] = (256, 512)
     cost_cube: int = 192
     cost_features: int = 16
@@ -70,7 +71,7 @@ class Sizes:
     decode_cube: int = 256
     skip_cube: int = 192
     skip_features: int = 16
-    workers_shape: tuple[int, int, int] = (512, 64, 64)
+    workers_shape: tuple[int, int, int] = (1024, 64, 64)
     repeats: int = 2
     kills: int = 50
     pairs: int = 20
@@ -78,9 +79,9 @@ class Sizes:
     train_steps: int = 40
 
 
-QUICK = Sizes(exact_cubes=(96,), exact_shapes=4, memory_cubes=(128, 256), cost_cube=96, cost_features=8, share_cube=96, share_features=16,
-              decode_cube=192, skip_cube=128, skip_features=8, workers_shape=(128, 32, 32), repeats=1, kills=6, pairs=3, gigavoxel_blocks=1,
-              train_steps=15)
+QUICK = Sizes(exact_cubes=(96,), exact_shapes=4, exact_models=2, memory_cubes=(128, 256), cost_cube=96, cost_features=8, share_cube=96,
+              share_features=16, decode_cube=192, skip_cube=128, skip_features=8, workers_shape=(128, 32, 32), repeats=1, kills=4, pairs=2,
+              gigavoxel_blocks=1, train_steps=15)
 DEFAULT = Sizes()
 FULL = Sizes(cost_cube=256, cost_features=32, share_cube=192, decode_cube=512, skip_features=32, workers_shape=(1024, 128, 128), repeats=3,
              gigavoxel_blocks=0, train_steps=200)

@@ -26,7 +26,7 @@ _MODULES = ("run", "block_predictor", "ensemble", "memory", "completion", "pyram
 _IMPORTS = [*(f"nnunet_neuro.predict.{name}" for name in _MODULES), "nnunet_neuro.commands.predict",
             "nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "zarr", "tqdm", "filelock"]
 _KILL_SHAPE, _KILL_CHUNK = (320, 48, 48), (16, 16, 16)
-_SLEEPING_BLOCKS, _SLEEP = 120, 0.25
+_SLEEPING_BLOCKS, _SLEEP = 40, 0.25
 
 
 def measure_workers(bench: Bench) -> Iterator[Row]:
@@ -72,7 +72,7 @@ def measure_workers(bench: Bench) -> Iterator[Row]:
 def _sleeping(bench: Bench) -> Iterator[Row]:
     from nnunet_neuro.predict.engines import compute_blocks
 
-    count = max(8, _SLEEPING_BLOCKS * bench.sizes.repeats // 2)
+    count = _SLEEPING_BLOCKS * bench.sizes.repeats
     blocks = block_grid((count, 1, 1), chunk=(1, 1, 1), size=(1, 1, 1))
     taken = {}
     for workers in (1, 2):
