@@ -62,6 +62,7 @@ class Bench:
     val_iterations: int
     device: str
     planner: str
+    parallel: int = 1
 
     def dataset_name(self, dataset: str) -> str:
         return f"Dataset{self.dataset_id(dataset)}_{''.join(part.capitalize() for part in dataset.split('_'))}"
@@ -102,7 +103,8 @@ class Bench:
 def main(argv: list[str] | None = None) -> int:
     """Convert, plan, train, measure; 1 if a training failed."""
     options = _parser().parse_args(argv)
-    bench = Bench(options.folder.resolve(), options.epochs, options.iterations, options.val_iterations, options.device, options.planner)
+    bench = Bench(options.folder.resolve(), options.epochs, options.iterations, options.val_iterations, options.device, options.planner,
+                  options.parallel)
     sources = find_sources(options.data)
     names = options.datasets or (["sample_axons"] if not options.data else list(sources)[1:])
     for name in names:
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             raise SystemExit(f"{name} could not be prepared, see {error.output}") from error
         folds = [fold for fold in options.folds if fold < number_of_folds(bench, name)]
         trainings += [Training(name, trainer, fold, seed) for seed, fold, trainer in product(options.seeds, folds, trainers)]
-    train_all(bench, trainings, parallel=options.parallel)
+    train_all(bench, trainings)
     failed = [training for training in trainings if not is_finished(bench.fold_folder(training))]
     scores = {training: measure(bench, training) for training in trainings if training not in failed}
     table = markdown(bench, names, trainers, scores, failed)
@@ -149,14 +151,15 @@ def number_of_folds(bench: Bench, name: str) -> int:
     return len(json.loads(splits.read_text()))
 
 
-def train_all(bench: Bench, trainings: Sequence[Training], *, parallel: int) -> None:
+def train_all(bench: Bench, trainings: Sequence[Training]) -> None:
     """Train and predict the folds that are not finished, or go on with them. One that fails does not stop the others."""
     tasks = [task(bench, training) for training in trainings if not is_finished(bench.fold_folder(training))]
     if tasks:
-        print(f"{len(tasks)} trainings, {parallel} at a time", file=sys.stderr, flush=True)
+        print(f"{len(tasks)} trainings, {bench.parallel} at a time", file=sys.stderr, flush=True)
         listed = bench.folder / "tasks.json"
         listed.write_text(json.dumps(tasks, indent=1))
-        subprocess.run([sys.executable, Path(__file__).parent / "forked_training.py", listed, str(parallel)], env=bench.environment(0))
+        program = Path(__file__).parent / "forked_training.py"
+        subprocess.run([sys.executable, program, listed, str(bench.parallel)], env=bench.environment(0))
 
 
 def task(bench: Bench, training: Training) -> dict:
@@ -224,8 +227,9 @@ def seconds_per_epoch(checkpoint: Path) -> float:
 def markdown(bench: Bench, names: Sequence[str], trainers: Sequence[str], scores: dict[Training, dict],
              failed: Sequence[Training]) -> str:
     """A table per dataset: the mean over classes of the mean over cases of all folds, then mean and deviation over the seeds."""
-    lines = [f"{date.today()}, {hardware(bench.device)}. {bench.epochs} epochs of {bench.iterations} iterations, plans of "
-             f"{bench.planner}. Mean over cases, then classes; ± is the standard deviation over seeds."]
+    lines = [f"{date.today()}, {hardware(bench.device)}. {bench.epochs} epochs of {bench.iterations} iterations, "
+             f"{bench.parallel} training{'s' * (bench.parallel > 1)} at a time, plans of {bench.planner}. "
+             "Mean over cases, then classes; ± is the standard deviation over seeds."]
     for name in names:
         of_dataset = {training: found for training, found in scores.items() if training.dataset == name}
         cases = {case for found in of_dataset.values() for case in found["cases"]}

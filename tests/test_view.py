@@ -23,9 +23,9 @@ from nnunet_neuro.colours import class_colour
 from nnunet_neuro.commands import view
 from nnunet_neuro.predict.pyramid import build_pyramid
 from nnunet_neuro.predict.store import FurtherArray, LabelStore, StoreLayout
-from nnunet_neuro.view import volume_zarr
-from nnunet_neuro.view.server import DataServer
-from nnunet_neuro.view.volume_zarr import VolumeZarr
+from nnunet_neuro.viewer import volume_zarr
+from nnunet_neuro.viewer.server import DataServer
+from nnunet_neuro.viewer.volume_zarr import VolumeZarr
 from nnunet_neuro.volumes import open_volume
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -212,7 +212,7 @@ def test_a_browser_shows_image_and_labels(tmp_path):
     pytest.importorskip("neuroglancer")
     from PIL import Image
 
-    from nnunet_neuro.view.neuroglancer_page import open_page
+    from nnunet_neuro.viewer.neuroglancer_page import open_page
 
     make_prediction(tmp_path)
     answered: Counter[tuple[str, int]] = Counter()

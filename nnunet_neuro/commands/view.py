@@ -17,7 +17,7 @@ _PROGRAM = "nnneuro_view"
 def main(argv: list[str] | None = None) -> None:
     """Open the page, print its link, and serve until interrupted."""
     options = _parser().parse_args(argv)
-    from nnunet_neuro.view.neuroglancer_page import open_page
+    from nnunet_neuro.viewer.neuroglancer_page import open_page
 
     page = open_page(options.output, options.image, port=options.port)
     try:

@@ -25,6 +25,7 @@ def check_request(request: PredictionRequest, models: Sequence[TrainedModel], vo
         OSError: nothing can be written to the output's place.
     """
     from nnunet_neuro.predict.ensemble import check_models
+    from nnunet_neuro.predict.model import usable_device
     from nnunet_neuro.predict.statistics import check_shapes
 
     check_models(models)
@@ -36,7 +37,7 @@ def check_request(request: PredictionRequest, models: Sequence[TrainedModel], vo
         for model in models:
             _check_spacing(model, spacing)
     if request.scheduler is None:  # otherwise it is the device of machines that are not this one
-        _check_device(request.options.device)
+        usable_device(request.options.device)
     _check_place(request)
     return None if spacing is None else tuple(map(float, spacing))
 
@@ -60,16 +61,6 @@ def _check_spacing(model: TrainedModel, spacing: Sequence[float]) -> None:
         if not 1 / _FARTHEST_SPACING <= ratio <= _FARTHEST_SPACING:
             raise ValueError(f"the voxel size of the input is {'zyx'[axis]} = {spacing[axis]:g}, but {model.folder} was trained with "
                              f"{size:g}; give the true one as --spacing Z,Y,X in the model's unit, or --any-spacing to predict anyway")
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used ({str(error).splitlines()[0]}); expected cpu, cuda, cuda:1, ... or mps, one "
-                         "that this machine has") from error
 
 
 def _check_place(request: PredictionRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from nnunet_neuro.volumes import Region, Volume, describe_region, full_region, open_channels
-from nnunet_neuro.volumes.volume import Reader
 
 # what a folder of chunks says about itself; the chunks are too many to look at each
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json", "attributes.json", "info")
@@ -77,7 +75,7 @@ class ArrayChannels:
     def open(self) -> tuple[Volume, ...]:
         """The arrays as volumes."""
         return tuple(Volume(f"array {number}", tuple(map(int, array.shape)), np.dtype(array.dtype), self.spacing,
-                            _array_reader(array)) for number, array in enumerate(self.arrays))
+                            partial(_read_array, array)) for number, array in enumerate(self.arrays))
 
     def identity(self) -> dict[str, Any]:
         """Shapes and types only."""
@@ -85,7 +83,7 @@ class ArrayChannels:
 
 
 def parse_roi(text: str) -> tuple[tuple[int, int], ...]:
-    """`0:64,100:200,:` would leave open what ends an axis; every bound is given: `0:64,100:200,0:512`.
+    """`0:64,100:200,0:512` as (start, stop) of z, y and x, half open; every bound is given.
 
     Raises:
         ValueError: not of that form.
@@ -116,10 +114,6 @@ def _as_stack(volume: Volume) -> Volume:
 
 def _read_plane(volume: Volume, path: Path | str, region: Region) -> np.ndarray:
     return volume.read(region[1:])[None]
-
-
-def _array_reader(array: Any) -> Reader | Callable:
-    return partial(_read_array, array)
 
 
 def _read_array(array: Any, path: Path | str, region: Region) -> np.ndarray:

@@ -133,7 +133,7 @@ class TrainedModel:
         Raises:
             ValueError: weights that do not fit the network, a trainer that is not there, or a device that is not.
         """
-        device = _device(options.device)
+        device = usable_device(options.device)
         predictors = []
         for fold, parameters in zip(self.folds, self.parameters):
             network = self.build_network()
@@ -175,6 +175,21 @@ def load_model(folder: str | Path, *, folds: Sequence[int | str] | None = None, 
     manager, configuration = _configuration(folder, plans, first["init_args"]["configuration"])
     return TrainedModel(folder, manager, configuration, dataset_json, first["trainer_name"], chosen,
                         tuple(content["network_weights"] for content in contents), None if axes is None else tuple(axes))
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, after a first number was put there.
+
+    Raises:
+        ValueError: it is not there, or cannot be used.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used ({str(error).splitlines()[0]}); expected cpu, cuda, cuda:1, ... or mps, one "
+                         "that this machine has") from error
+    return device
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -253,16 +268,6 @@ def _load_weights(network: torch.nn.Module, parameters: dict[str, torch.Tensor],
         first = (str(error).splitlines() + [""])[1].strip() or str(error)
         raise ValueError(f"the weights of fold {fold} in {folder} do not fit the network that plans.json describes ({first[:300]}); copy "
                          "the plans that belong to them, or install the version that trained them") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used ({str(error).splitlines()[0]}); expected cpu, cuda, cuda:1, ... or mps, one "
-                         "that this machine has") from error
-    return device
 
 
 def _compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

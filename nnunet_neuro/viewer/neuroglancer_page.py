@@ -15,8 +15,8 @@ import numpy as np
 from nnunet_neuro.colours import class_colour
 from nnunet_neuro.predict.precomputed import segment_properties
 from nnunet_neuro.predict.store import LABELS, LabelStore
-from nnunet_neuro.view.server import DataServer, KeyReader
-from nnunet_neuro.view.volume_zarr import VolumeZarr
+from nnunet_neuro.viewer.server import DataServer, KeyReader
+from nnunet_neuro.viewer.volume_zarr import VolumeZarr
 from nnunet_neuro.volumes import Volume, open_channels
 
 _METRES = {"micrometer": 1e-6, "millimeter": 1e-3}
