@@ -14,6 +14,7 @@ rod leaves nothing); `skeletonise` gives them a skeleton.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -21,15 +22,17 @@ import numpy as np
 Box = tuple[slice, ...]
 
 
-def skeleton_overlap(prediction: np.ndarray, reference: np.ndarray, annotated: np.ndarray, *, tolerance: int) -> dict[str, int]:
+def skeleton_overlap(prediction: np.ndarray, reference: np.ndarray, annotated: np.ndarray, *, tolerance: float,
+                     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> dict[str, int]:
     """Count the skeleton voxels of each mask and how many of them the other mask holds.
 
     Args:
         prediction: (z, y, x) bool.
         reference: (z, y, x) bool.
         annotated: (z, y, x) bool; voxels outside are seen by nobody.
-        tolerance: voxels; a skeleton voxel is a tolerant hit if the other mask has an annotated voxel at most this far
+        tolerance: in the unit of `spacing`; a skeleton voxel is a tolerant hit if the other mask has an annotated voxel at most this far
             (Euclidean, in the same annotated piece) away.
+        spacing: voxel size (z, y, x).
 
     Returns:
         `skeleton_prediction`, `skeleton_reference`, and of each the `..._hit` and `..._hit_tolerant`.
@@ -48,7 +51,7 @@ def skeleton_overlap(prediction: np.ndarray, reference: np.ndarray, annotated: n
             skeleton = skeletonise(masks[name])
             totals[f"skeleton_{name}"] += int(np.count_nonzero(skeleton))
             totals[f"skeleton_{name}_hit"] += int(np.count_nonzero(skeleton & masks[other]))
-            near = _within(masks[other], tolerance)
+            near = _within(masks[other], tolerance, [size for axis, size in enumerate(spacing) if axis != flat_axis])
             totals[f"skeleton_{name}_hit_tolerant"] += int(np.count_nonzero(skeleton & near))
     return totals
 
@@ -121,12 +124,13 @@ def _runs(filled: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _within(mask: np.ndarray, tolerance: int) -> np.ndarray:
+def _within(mask: np.ndarray, tolerance: float, spacing: Sequence[float]) -> np.ndarray:
     from scipy import ndimage
 
     if not mask.any():  # the distance to nothing is not defined
         return mask
-    return ndimage.distance_transform_edt(~mask) <= tolerance
+    # a tolerance of two voxels must hold at a distance of two voxels, however their size was rounded
+    return ndimage.distance_transform_edt(~mask, sampling=spacing) <= tolerance * (1 + 1e-6)
 
 
 def _skeleton_of_vanished(body: np.ndarray) -> np.ndarray:

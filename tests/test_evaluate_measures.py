@@ -8,12 +8,20 @@ import pytest
 
 from nnunet_neuro.evaluate import measures
 from nnunet_neuro.evaluate.measures import MEASURES, Masks
+from nnunet_neuro.evaluate.measures.overlap import overlap_counts
 from nnunet_neuro.skeletons import annotated_pieces, skeletonise
 
 
-def measured(prediction, reference, annotated=None, *, tolerance=2):
-    annotated = np.ones(reference.shape, bool) if annotated is None else annotated
-    return measures.values(measures.count(Masks(prediction, reference, annotated, tolerance)))
+def masks_of(prediction, reference, annotated=None, *, tolerance=2, spacing=(1.0, 1.0, 1.0)):
+    from scipy.ndimage import gaussian_filter
+
+    annotated = np.ones(reference.shape, bool) if annotated is None else np.broadcast_to(annotated, reference.shape)
+    probability = 0.1 + 0.8 * gaussian_filter(prediction.astype(np.float32), 0.5)
+    return Masks(np.broadcast_to(prediction, reference.shape), reference, annotated, tolerance, spacing, probability=probability)
+
+
+def measured(prediction, reference, annotated=None, **options):
+    return measures.values(measures.count(masks_of(prediction, reference, annotated, **options)))
 
 
 def blobs(seed, *, shape=(12, 20, 22), share=0.12):
@@ -39,7 +47,7 @@ every_measure = pytest.mark.parametrize("name", list(MEASURES))
 def test_measure_is_documented_and_declares_what_it_returns(name):
     one = MEASURES[name]
     assert inspect.getdoc(one.formula).strip().endswith(".")
-    assert one.dimension in ("", "voxel", "um", "mm", "um^3", "mm^3")
+    assert one.dimension in range(-3, 4) and one.limits[0] <= one.best <= one.limits[1]
     assert all(isinstance(value, float) for value in (one.best, one.both_empty, one.prediction_empty))
 
 
@@ -54,9 +62,9 @@ def test_perfect_prediction_gets_the_best_value(name, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_value_lies_in_its_range_and_below_the_best(name, seed):
     value = measured(blobs(seed), blobs(seed + 10), np.random.default_rng(seed).random((12, 20, 22)) < 0.8)[name]
-    assert 0 <= value < math.inf
-    assert MEASURES[name].dimension or value <= 1
-    assert value <= MEASURES[name].best if MEASURES[name].higher_is_better else value >= MEASURES[name].best
+    lowest, highest = MEASURES[name].limits
+    assert lowest <= value <= highest and value < math.inf
+    assert value != MEASURES[name].best
 
 
 @every_measure
@@ -80,7 +88,7 @@ def test_prediction_in_ignored_voxels_never_matters(name, kind):
         measured(np.where(annotated, prediction, other), np.where(annotated, reference, another), annotated)[name]
         for other, another in ((prediction, reference), (noise, reference), (False, ~noise), (True, False))
     ]
-    assert len(set(values)) == 1 and 0 < values[0] < 1
+    assert len(set(values)) == 1 and values[0] not in (MEASURES[name].best, *MEASURES[name].limits)
 
 
 def annotations(kind, shape):
@@ -113,19 +121,26 @@ def test_empty_masks_give_the_declared_values(name):
 def test_disjoint_masks_get_a_finite_value(name):
     first, second = np.zeros((2, 5, 30, 30), bool)
     first[2, 3, 2:28] = second[2, 25, 2:28] = True
-    assert measured(first, second)[name] == 0 or not MEASURES[name].higher_is_better
+    assert math.isfinite(measured(first, second)[name])
 
 
 @every_measure
 def test_doubling_every_case_keeps_the_pooled_value(name):
-    counts = measures.count(Masks(blobs(1), blobs(2), np.ones((12, 20, 22), bool)))
-    twice = {key: 2 * number for key, number in counts.items()}
+    counts = measures.count(masks_of(blobs(1), blobs(2)))
+    twice = measures.added(counts, counts)
     assert MEASURES[name].value(twice) == pytest.approx(MEASURES[name].value(counts))
+
+
+@every_measure
+def test_value_scales_with_the_voxel_size_by_its_dimension(name):
+    prediction, reference = blobs(1), blobs(1) | blobs(2, share=0.06)
+    small, large = (measured(prediction, reference, spacing=(2 * size, size, size), tolerance=2 * size)[name] for size in (1.0, 3.0))
+    assert large == pytest.approx(small * 3.0 ** MEASURES[name].dimension)
 
 
 def test_two_measures_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two measures are called Dice"):
-        measures.measure("Dice", measures.overlap_counts, reference_empty=0.0)(lambda counts: 0.0)
+        measures.measure("Dice", overlap_counts, reference_empty=0.0)(lambda counts: 0.0)
 
 
 def test_overlap_measures_by_hand():
@@ -159,7 +174,7 @@ def test_counts_equal_those_of_nnunet():
 
     prediction, reference = blobs(1), blobs(2)
     annotated = np.random.default_rng(0).random(reference.shape) < 0.6
-    found = measures.overlap_counts(Masks(prediction, reference, annotated))
+    found = overlap_counts(Masks(prediction, reference, annotated))
     assert tuple(found.values()) == compute_tp_fp_fn_tn(reference, prediction, ignore_mask=~annotated)
 
 
