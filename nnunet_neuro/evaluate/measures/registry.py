@@ -153,8 +153,8 @@ def count_step(*, surroundings: Literal["none", "halo", "whole"] = "none", needs
                finish: Callable[[Counts], dict[str, Any]] = dict) -> Callable[[Callable[[Masks], dict[str, Any]]], CountStep]:
     """Make a function of masks a count step; see `CountStep` for the arguments."""
     if surroundings not in _SURROUNDINGS or any(name not in _NEEDS for name in needs):
-        raise ValueError(f"a count step has surroundings {surroundings!r} and needs {tuple(needs)}; expected one of {_SURROUNDINGS} and some "
-                         f"of {_NEEDS}")
+        raise ValueError(f"a count step has surroundings {surroundings!r} and needs {tuple(needs)}; expected one of {_SURROUNDINGS} and "
+                         f"some of {_NEEDS}")
     return lambda function: CountStep(function, finish, surroundings, tuple(needs))
 
 
