@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nnunet_neuro.predict.engines import compute_blocks
 from nnunet_neuro.predict.run_state import RunState
 from nnunet_neuro.predict.runs import runs_of, shard
+from nnunet_neuro.predict.shares import Shares
 from nnunet_neuro.predict.windows import block_grid
 from tests.predict_task import BLOCKS, Coordinates, check_complete, computed, log, new_output, written
 
@@ -74,6 +75,43 @@ def test_runs_are_all_blocks_once_and_consecutive_in_a_column(shape, workers, mi
 def test_runs_are_whole_columns_while_there_are_many():
     assert [len(run) for run in runs_of(BLOCKS, 1)][:4] == [10, 10, 10, 10]
     assert [len(run) for run in runs_of(BLOCKS, 1)][-2:] == [1, 1]
+
+
+@given(shape=st.tuples(*[st.integers(1, 60)] * 3), workers=st.integers(1, 9), missing=st.sets(st.integers(0, 60)),
+       turns=st.lists(st.integers(0, 8), max_size=200))
+def test_shares_are_all_blocks_once_whoever_asks(shape, workers, missing, turns):
+    blocks = [block for block in block_grid(shape, chunk=(8, 16, 16), size=(8, 16, 16)) if block.index not in missing]
+    shares, given = Shares(blocks, workers), []
+    for worker in [*(turn % workers for turn in turns), *(list(range(workers)) * len(blocks))]:
+        if (block := shares.next(worker)) is not None:
+            given.append(block.index)
+    assert sorted(given) == [block.index for block in blocks]
+
+
+def test_workers_of_equal_speed_begin_once_each_and_a_slow_one_loses_half_of_what_it_has_left():
+    column = block_grid((80, 16, 16), chunk=(8, 16, 16), size=(8, 16, 16))
+    shares = Shares(column, 2)
+    assert [shares.next(worker).index for _ in range(5) for worker in (0, 1)] == [0, 5, 1, 6, 2, 7, 3, 8, 4, 9]
+    shares = Shares(column, 2)
+    assert [shares.next(0).index for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert [shares.next(0).index for _ in range(3)] == [7, 8, 9]
+    assert [shares.next(1).index for _ in range(2)] == [5, 6]
+    assert shares.next(0) is None and shares.next(1) is None
+
+
+def test_shares_are_cut_between_columns_where_that_is_near():
+    left = BLOCKS[3:20]  # 7 of the first column, 10 of the second
+    shares = Shares(left, 2)
+    assert [shares.next(worker).index for worker in (0, 1)] == [3, 10]
+
+
+def test_what_another_program_has_claimed_is_left_to_it():
+    shares = Shares(block_grid((80, 16, 16), chunk=(8, 16, 16), size=(8, 16, 16)), 1)
+    assert shares.next(0).index == 0
+    shares.claimed(0)
+    assert shares.next(0).index == 6
+    shares.give_back(0, BLOCKS[6])
+    assert shares.next(0).index == 6
 
 
 @given(count=st.integers(1, 70))

@@ -1,9 +1,10 @@
 """Engines that compute the blocks of an output: this process, worker processes of this machine, or an existing dask cluster.
 
-All call the same function for the same blocks, so the output is the same. What is handed out is a run of consecutive blocks of one column,
-as a predictor keeps windows from one block to the next; runs get shorter towards the end, so that no worker waits long for another. Each
-block is claimed before it is computed and marked when it is written, by the process that computes it. So a lost worker costs the block that
-it was at, and several programs may work on one output, each with an engine of its own, or each on a `shard` of the blocks.
+All call the same function for the same blocks, so the output is the same. As a predictor keeps windows from one block of a column to the
+next, a worker is given consecutive blocks: a local one a share of them all, one of a cluster runs of blocks that get shorter towards the
+end, so that no worker waits long for another. Each block is claimed before it is computed and marked when it is written, by the process
+that computes it. So a lost worker costs the block that it was at, and several programs may work on one output, each with an engine of its
+own, or each on a `shard` of the blocks.
 """
 
 from __future__ import annotations

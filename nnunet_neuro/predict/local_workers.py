@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures import TimeoutError as NotStarted
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from nnunet_neuro.predict.run_state import RunState
-from nnunet_neuro.predict.runs import BlockTask, compute_run, runs_of, unfinished
+from nnunet_neuro.predict.runs import BlockTask, compute_run, unfinished
+from nnunet_neuro.predict.shares import Shares
 from nnunet_neuro.predict.windows import Block
 from nnunet_neuro.raw_dataset import worker_pool
 from nnunet_neuro.volumes import describe_region
@@ -44,20 +45,8 @@ def compute_with_workers(task: BlockTask, blocks: Sequence[Block], state: RunSta
     deaths: Counter[int] = Counter()
     try:
         while missing := unfinished(blocks, state):
-            queue = deque(runs_of(missing, count))
-            computed = 0
-            for worker, run, result in _results(workers, queue, task, state, look, patience):
-                if result is not None:
-                    computed += result
-                    continue
-                worker.restart()
-                left = unfinished(run, state)
-                if left:
-                    deaths[left[0].index] += 1
-                    _check_deaths(left[0], deaths[left[0].index])
-                    queue.appendleft(left)
-            if not computed:
-                time.sleep(patience)
+            if not _compute_shares(workers, missing, task, state, look, patience, deaths):
+                time.sleep(patience)  # others have claimed all that is left
             look()
     except BaseException:
         for worker in workers:
@@ -68,23 +57,36 @@ def compute_with_workers(task: BlockTask, blocks: Sequence[Block], state: RunSta
             worker.end()
 
 
-def _results(workers: list[_Worker], queue: deque[list[Block]], task: BlockTask, state: RunState,
-             look: Callable[[], object], patience: float) -> Iterator[tuple[_Worker, list[Block], int | None]]:
-    """Hand out the queue until it is empty; gives worker, run and blocks computed, None for a worker that was lost."""
-    pending: dict[Future, tuple[_Worker, list[Block]]] = {}
-    idle = list(workers)
-    while queue or pending:
-        while queue and idle:
-            worker, run = idle.pop(), queue.popleft()
-            pending[worker.submit(compute_run, task, run, state)] = worker, run
+def _compute_shares(workers: Sequence[_Worker], blocks: Sequence[Block], task: BlockTask, state: RunState, look: Callable[[], object],
+                    patience: float, deaths: Counter[int]) -> int:
+    """Compute what no other program has claimed; gives how many blocks that were."""
+    shares, computed = Shares(blocks, len(workers)), 0
+    pending: dict[Future, tuple[int, Block]] = {}
+    idle = list(range(len(workers)))
+    while True:
+        for number in idle.copy():
+            block = shares.next(number)
+            if block is not None:
+                idle.remove(number)
+                pending[workers[number].submit(compute_run, task, [block], state)] = number, block
+        if not pending:
+            return computed
         for future in wait(pending, timeout=patience, return_when=FIRST_COMPLETED).done:
-            worker, run = pending.pop(future)
+            number, block = pending.pop(future)
+            idle.append(number)
             try:
-                result = future.result()
+                done = future.result()
             except BrokenProcessPool:
-                result = None
-            yield worker, run, result
-            idle.append(worker)
+                workers[number].restart()
+                if state.is_finished(block.index):
+                    continue
+                deaths[block.index] += 1
+                _check_deaths(block, deaths[block.index])
+                shares.give_back(number, block)
+                continue
+            computed += done
+            if not done and not state.is_finished(block.index):
+                shares.claimed(number)
         look()
 
 
