@@ -31,7 +31,7 @@ class BlockResult:
 
     Attributes:
         labels: (z, y, x) uint8, or uint16 for 255 classes and more.
-        probabilities: (classes or regions, z, y, x) float16, if asked for.
+        probabilities: (classes or regions, z, y, x) float32, if asked for.
         entropy: (z, y, x) float16 of the probabilities, 0 (sure) to 1 (all alike), if asked for.
         disagreement: (z, y, x) float16, share of the folds that vote for another label, if asked for and there are several.
         windows: how many were computed for it.

@@ -48,21 +48,15 @@ class Ensemble:
 
     def _mean(self, results: Sequence[BlockResult]) -> BlockResult:
         manager = self._predictors[0].model.label_manager
-        shares = sum(result.probabilities.astype(np.float32) for result in results) / len(results)
+        shares = sum(result.probabilities for result in results) / len(results)
         labels = np.asarray(manager.convert_probabilities_to_segmentation(shares)).astype(results[0].labels.dtype)
         entropy = disagreement = None
         if self._options.entropy:
             entropy = entropy_of(torch.from_numpy(shares), manager.has_regions).half().numpy()
         if self._options.disagreement:
             disagreement = np.mean([result.labels != labels for result in results], axis=0).astype(np.float16)
-        return BlockResult(labels, shares.astype(np.float16) if self._options.probabilities else None, entropy, disagreement,
+        return BlockResult(labels, shares if self._options.probabilities else None, entropy, disagreement,
                            sum(result.windows for result in results), sum(result.skipped for result in results))
-
-
-def describe_mean(models: Sequence[TrainedModel]) -> list[str]:
-    """Why the labels of several models may differ from those of `nnUNetv2_ensemble`; nothing for one model."""
-    return ["probabilities of several models are averaged with 16 bits each, so labels may differ from nnUNetv2_ensemble's where two "
-            "classes are nearly equal"] if len(models) > 1 else []
 
 
 def check_models(models: Sequence[TrainedModel]) -> None:

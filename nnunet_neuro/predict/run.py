@@ -155,18 +155,18 @@ def _first_pass(state: Path, models: Sequence[TrainedModel], volumes: Sequence[V
 def _describe(request: PredictionRequest, models: Sequence[TrainedModel], volumes: Sequence[Volume],
               statistics: Sequence[VolumeStatistics], spacing: tuple[float, ...] | None, say: Callable[[str], None]) -> None:
     from nnunet_neuro.predict.block_predictor import network_grid
-    from nnunet_neuro.predict.ensemble import describe_mean
     from nnunet_neuro.predict.exactness import describe_exactness
 
     if request.spacing and volumes[0].spacing and any(abs(a / b - 1) > 1e-3 for a, b in zip(request.spacing, volumes[0].spacing)):
         say(f"the input states a voxel size of {volumes[0].spacing}; --spacing {request.spacing} is used instead")
+    command = "nnUNetv2_ensemble" if len(models) > 1 else "nnUNetv2_predict"
     for model, found in zip(models, statistics):
-        reasons = describe_exactness(model, volumes, request.options, statistics=found, spacing=spacing) + describe_mean(models)
+        reasons = describe_exactness(model, volumes, request.options, statistics=found, spacing=spacing)
         grids = [network_grid(model, volumes, found, options, spacing=spacing) for options in (request.options, PredictOptions())]
         passes = [grid.windows * (2 ** len(model.mirroring_axes or ()) if options.mirroring else 1)
                   for grid, options in zip(grids, (request.options, PredictOptions()))]
         say(f"{model.folder.name}: {grids[0].windows} windows of {' x '.join(map(str, model.patch))}, {len(model.folds)} fold(s), on "
-            f"{request.options.device}; " + ("labels equal nnUNetv2_predict's" if not reasons else "not exact: " + "; ".join(reasons)))
+            f"{request.options.device}; " + (f"labels equal {command}'s" if not reasons else "not exact: " + "; ".join(reasons)))
         if passes[0] < passes[1]:
             say(f"{model.folder.name}: {1 - passes[0] / passes[1]:.0%} of the network's passes are saved by step and mirroring"
                 + (", and what is background besides" if request.options.background is not None else ""))

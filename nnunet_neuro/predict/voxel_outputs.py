@@ -22,7 +22,7 @@ class VoxelOutputs:
 
     Attributes:
         labels: uint8 or uint16.
-        probabilities: float16.
+        probabilities: float32, as nnU-Net's.
         entropy: float16, 0 to 1.
         disagreement: float16, 0 to 1.
     """
@@ -51,7 +51,7 @@ class VoxelOutputs:
 def background_outputs(model: TrainedModel, options: PredictOptions, shape: Sequence[int]) -> VoxelOutputs:
     """Outputs where nothing is computed: background, of which everybody is sure."""
     shape = tuple(shape)
-    probabilities = np.zeros((model.heads, *shape), np.float16) if options.probabilities else None
+    probabilities = np.zeros((model.heads, *shape), np.float32) if options.probabilities else None
     if probabilities is not None and not model.label_manager.has_regions:
         probabilities[0] = 1
     return VoxelOutputs(np.zeros(shape, model.label_dtype), probabilities, np.zeros(shape, np.float16) if options.entropy else None,
@@ -70,7 +70,7 @@ def outputs_of(model: TrainedModel, options: PredictOptions, finished: FinishedP
         if options.probabilities:
             empty = torch.zeros(len(shares), 1, 1, 1, device=shares.device)
             empty[0] = 0.0 if manager.has_regions else 1.0
-            probabilities = _numpy(torch.where(finished.covered, shares, empty).half())
+            probabilities = _numpy(torch.where(finished.covered, shares, empty))
     if options.disagreement and len(finished.folds) > 1:
         others = [(_labels(manager, logits) != labels).float() for logits in finished.folds]
         disagreement = _numpy(torch.stack(others).mean(0).half())
