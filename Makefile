@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# two test processes with a thread each, a test file to one of them; PYTEST= runs all in one process
+PYTEST ?= -n 2 --dist loadfile
 
 .PHONY: quickstart test lint env clean
 
@@ -10,7 +12,7 @@ quickstart: $(VENV)/installed-main  ## install, then the main road on real axon 
 
 test: $(VENV)/installed-test  ## install, then lint and all tests
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/installed-test  ## the linter alone
 	$(BIN)/ruff check .

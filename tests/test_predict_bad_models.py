@@ -53,6 +53,18 @@ def test_code_in_a_checkpoint_is_not_run(folder: Path, monkeypatch: pytest.Monke
     assert os.environ["NNNEURO_CODE_WAS_RUN"] == "yes"
 
 
+@pytest.mark.parametrize("place", ["network_class_name", "nonlin"])
+def test_plans_that_name_a_program_are_not_loaded(folder: Path, place: str) -> None:
+    """nnU-Net imports what the plans name, and calls it with arguments from the plans."""
+    plans = json.loads((folder / "plans.json").read_text())
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    (architecture if place == "network_class_name" else architecture["arch_kwargs"])[place] = "subprocess.Popen"
+    (folder / "plans.json").write_text(json.dumps(plans))
+    message = refusal(lambda: load_model(folder))
+    assert "'subprocess.Popen'" in message and "allow code if you trust" in message
+    assert load_model(folder, allow_code=True).folds == (0, 1)  # nothing is built yet
+
+
 def test_checkpoints_with_numbers_of_numpy_are_loaded(folder: Path) -> None:
     change_checkpoint(folder, logging={"losses": np.arange(3.0), "best": np.float32(1), "epochs": np.int64(3), "flags": np.array([True])})
     assert load_model(folder).folds == (0, 1)

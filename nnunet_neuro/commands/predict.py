@@ -59,15 +59,22 @@ def _models(options: argparse.Namespace) -> tuple:
     from nnunet_neuro.predict.job import ModelChoice
 
     folds = tuple(options.folds) if options.folds else None
-    if options.model and options.dataset is not None:
-        raise ValueError("both --model and -d name a model; give one of them")
-    folders = options.model or [_results_folder(options, configuration) for configuration in options.configuration]
+    named = {"--model": options.model, "--zoo": options.zoo, "-d": options.dataset}
+    if len(given := [option for option, value in named.items() if value is not None]) > 1:
+        raise ValueError(f"both {given[0]} and {given[1]} name a model; give one of them")
+    folders = options.model or _zoo_folders(options) or [_results_folder(options, name) for name in options.configuration]
     return tuple(ModelChoice(folder, folds, options.checkpoint, options.allow_code) for folder in folders)
+
+
+def _zoo_folders(options: argparse.Namespace) -> list[Path]:
+    from nnunet_neuro.models.installed import model_folder
+
+    return [model_folder(name) for name in options.zoo or ()]
 
 
 def _results_folder(options: argparse.Namespace, configuration: str) -> Path:
     if options.dataset is None:
-        raise ValueError("no model was named; give --model FOLDER, or -d DATASET for one in nnUNet_results")
+        raise ValueError("no model was named; give --model FOLDER, or -d DATASET for one in nnUNet_results, or --zoo NAME")
     if not os.environ.get("nnUNet_results"):
         raise ValueError("the environment variable nnUNet_results is not set; set it to where the model is, or give --model FOLDER")
     from nnunetv2.utilities.file_path_utilities import get_output_folder
@@ -117,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("the model")
     model.add_argument("--model", type=Path, action="append", metavar="FOLDER", help="TRAINER__PLANS__CONFIGURATION with fold_0 in it; "
                        "several times: the mean of their probabilities")
+    model.add_argument("--zoo", action="append", metavar="NAME", help="a model that nnneuro_models list shows, in place of --model")
     model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name of a dataset in nnUNet_results, in place of --model")
     model.add_argument("-c", dest="configuration", nargs="+", metavar="NAME", default=["3d_fullres"],
                        help="default: 3d_fullres; several are averaged")
@@ -124,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("-p", dest="plans", metavar="NAME", default="nnUNetPlans", help="default: %(default)s")
     model.add_argument("-f", dest="folds", nargs="+", type=_parse_fold, metavar="FOLD", help="default: all that are there")
     model.add_argument("-chk", dest="checkpoint", metavar="FILE", default="checkpoint_final.pth", help="default: %(default)s")
-    model.add_argument("--allow-code", action="store_true", help="load checkpoints that can run code; only if you trust who made them")
+    model.add_argument("--allow-code", action="store_true", help="load checkpoints that can run code, and plans that name "
+                       "other things than known network parts; only if you trust who made them")
     volume = parser.add_argument_group("the volume")
     volume.add_argument("--roi", metavar="Z0:Z1,Y0:Y1,X0:X1", help="predict a part, in voxels")
     volume.add_argument("--spacing", type=parse_spacing, metavar="Z,Y,X", help="voxel size, in place of what the input states")

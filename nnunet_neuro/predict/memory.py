@@ -68,7 +68,8 @@ def memory_for(model: TrainedModel, size: Sequence[int], shape: Sequence[int], *
         held += covered * (RESAMPLED_PLANES_AT_ONCE + 64) * (3 * 8 + 4 * channels)
     sums = (folds * heads + 1) * patch[0] * area * 2
     finished = PLANES_AT_ONCE * area * (2 * (folds + 2) * heads + 8 + (12 * heads if options.probabilities or options.entropy else 0))
-    per_voxel = 2 * (2 * heads * options.probabilities + options.entropy + options.disagreement) + (1 if model.label_dtype == "uint8" else 2)
+    labels = 1 if model.label_dtype == "uint8" else 2
+    per_voxel = labels + 4 * heads * options.probabilities + 2 * (options.entropy + options.disagreement)
     outputs = 2 * depth * area * per_voxel
     windows = options.batch * window * 4 * (2 * channels + 3 * folds * heads)
     weights = sum(tensor.numel() * tensor.element_size() for parameters in model.parameters for tensor in parameters.values())

@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_neuro.predict.checkpoints import load_checkpoint
 from nnunet_neuro.predict.options import PredictOptions
+from nnunet_neuro.predict.plan_parts import check_plans
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -157,7 +158,8 @@ def load_model(folder: str | Path, *, folds: Sequence[int | str] | None = None, 
         folder: what `nnUNetv2_train` wrote, `Dataset.../TRAINER__PLANS__CONFIGURATION`, with `fold_0`, ... in it.
         folds: numbers, or "all"; None for every numbered fold that has the checkpoint, or `fold_all` where that is the only one.
         checkpoint: name of the file in each fold's folder.
-        allow_code: also load checkpoints that need code to be run; only for files whose origin is trusted.
+        allow_code: also load checkpoints that need code to be run, and plans that name other things than network parts of known
+            packages; only for files whose origin is trusted.
 
     Raises:
         FileNotFoundError: no such folder, plans, dataset.json, fold or checkpoint.
@@ -167,6 +169,8 @@ def load_model(folder: str | Path, *, folds: Sequence[int | str] | None = None, 
     if not folder.is_dir():
         raise FileNotFoundError(f"no model folder {folder}; expected what nnUNetv2_train wrote, with plans.json and fold_0 in it")
     plans, dataset_json = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
+    if not allow_code:
+        check_plans(plans, folder / "plans.json")
     chosen = _choose_folds(folder, folds, checkpoint)
     contents = [load_checkpoint(folder / f"fold_{fold}" / checkpoint, allow_code=allow_code) for fold in chosen]
     _check_folds(folder, chosen, contents)
