@@ -203,7 +203,8 @@ def test_probabilities_are_those_of_nnunet(tmp_path: Path, few_threads: None) ->
         _, expected = nnunet_labels(folder, image, probabilities=True)
         model = load_model(folder)
         whole = predict_all(model, volumes_of(image), PredictOptions(probabilities=True, entropy=True), size=(8, 16, 16))
-        assert np.array_equal(whole["probabilities"], expected.astype(np.float16))
+        # torch's exponential rounds otherwise at the end of an array, and blocks end elsewhere
+        np.testing.assert_allclose(whole["probabilities"], expected, rtol=0, atol=2**-23)
         outside = np.all(image == 0, axis=0)
         assert np.all(whole["entropy"][outside] == 0)
         assert 0 < whole["entropy"].max() <= 1

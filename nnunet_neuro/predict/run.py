@@ -159,14 +159,14 @@ def _describe(request: PredictionRequest, models: Sequence[TrainedModel], volume
 
     if request.spacing and volumes[0].spacing and any(abs(a / b - 1) > 1e-3 for a, b in zip(request.spacing, volumes[0].spacing)):
         say(f"the input states a voxel size of {volumes[0].spacing}; --spacing {request.spacing} is used instead")
-    command = "nnUNetv2_ensemble" if len(models) > 1 else "nnUNetv2_predict"
+    same_as = "nnUNetv2_predict's" if len(models) == 1 else "nnUNetv2_ensemble's, but for a probability's last bit"
     for model, found in zip(models, statistics):
         reasons = describe_exactness(model, volumes, request.options, statistics=found, spacing=spacing)
         grids = [network_grid(model, volumes, found, options, spacing=spacing) for options in (request.options, PredictOptions())]
         passes = [grid.windows * (2 ** len(model.mirroring_axes or ()) if options.mirroring else 1)
                   for grid, options in zip(grids, (request.options, PredictOptions()))]
         say(f"{model.folder.name}: {grids[0].windows} windows of {' x '.join(map(str, model.patch))}, {len(model.folds)} fold(s), on "
-            f"{request.options.device}; " + (f"labels equal {command}'s" if not reasons else "not exact: " + "; ".join(reasons)))
+            f"{request.options.device}; " + (f"labels equal {same_as}" if not reasons else "not exact: " + "; ".join(reasons)))
         if passes[0] < passes[1]:
             say(f"{model.folder.name}: {1 - passes[0] / passes[1]:.0%} of the network's passes are saved by step and mirroring"
                 + (", and what is background besides" if request.options.background is not None else ""))
