@@ -80,10 +80,10 @@ def test_pooled_is_the_measure_of_summed_counts_and_mean_the_mean_of_cases(folde
     found = evaluate_folders(folders.predictions, folders.references, progress=False)
     for name in ("axon", "soma"):
         both = [case.counts[name] for case in found.cases]
-        summed = {key: both[0][key] + both[1][key] for key in both[0]}
-        for key, one in measures.MEASURES.items():
+        summed = measures.added(*both)
+        for key, one in found.measured.items():
             assert found.pooled[name][key] == one.value(summed)
-            assert found.mean[name][key] == pytest.approx(np.mean([case.values[name][key] for case in found.cases]))
+            assert found.mean[name][key] == pytest.approx(np.mean([case.values[name][key] for case in found.cases]), nan_ok=True)
     assert found.files == []
 
 
@@ -97,7 +97,7 @@ def test_pooled_and_mean_of_one_case_are_that_case(folders):
 def test_perfect_predictions_get_the_best_values_even_with_the_ignore_label_in_them(folders):
     found = evaluate_folders(folders.references, folders.references, progress=False)
     for name in ("axon", "soma"):
-        best = {key: one.best for key, one in measures.MEASURES.items()}
+        best = {key: one.best for key, one in found.measured.items()}
         assert found.pooled[name] == found.mean[name] == best
 
 
@@ -117,7 +117,10 @@ def test_case_empty_on_both_sides_is_left_out_of_the_mean_and_said_so(folders):
 def test_empty_prediction_counts_as_zero(folders):
     folders.write(folders.predictions, "brain_1", np.zeros((6, 24, 26), np.uint8))
     found = evaluate_folders(folders.predictions, folders.references, progress=False)
-    assert set(found.cases[0].values["axon"].values()) == {0.0}
+    for key, one in found.measured.items():
+        if one.prediction_empty is not None:
+            assert found.cases[0].values["axon"][key] == pytest.approx(one.prediction_empty, nan_ok=True)
+    assert found.cases[0].values["axon"]["Dice"] == 0
     assert found.mean["axon"]["Dice"] == found.cases[1].values["axon"]["Dice"] / 2
 
 
@@ -125,9 +128,12 @@ def test_scores_files_agree_and_record_what_was_compared(folders):
     found = evaluate_folders(folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False)
     scores = json.loads((folders.out / "scores.json").read_text())
     assert scores["classes"] == {"axon": 1, "soma": 2} and scores["ignore_label"] == 3
-    assert scores["tolerance_voxels"] == 2
+    assert scores["tolerance"] is None and [case["tolerance"] for case in scores["cases"]] == [2.0, 2.0]
     assert {"nnunet_neuro", "scikit-image", "numpy", "python"} <= scores["made_with"].keys()
-    assert scores["pooled"] == found.pooled
+    assert scores["pooled"] == found.pooled and scores["mean_over_cases"] == found.mean
+    assert not {"mean", "average"} & scores.keys()
+    for counts in [*scores["pooled_counts"].values(), *(case["classes"]["axon"]["counts"] for case in scores["cases"])]:
+        assert "true_positive" in counts and all(isinstance(number, int | float) for number in counts.values())
     for case in scores["cases"]:
         assert case["spacing_zyx"] == [2.0, 1.0, 1.0]
         assert case["annotated_voxels"] == case["voxels"] - 6 * 6 * 8
@@ -135,7 +141,7 @@ def test_scores_files_agree_and_record_what_was_compared(folders):
             content = Path(case[role]["path"]).read_bytes()
             assert case[role]["sha256"] == hashlib.sha256(content).hexdigest()
     rows = list(csv.DictReader((folders.out / "scores.csv").open()))
-    assert [row["row"] for row in rows] == ["case"] * 4 + ["mean"] * 2 + ["cases_in_mean"] * 2 + ["pooled"] * 2
+    assert [row["row"] for row in rows] == ["case"] * 4 + ["mean_over_cases"] * 2 + ["cases_in_mean"] * 2 + ["pooled"] * 2
     assert float(rows[-1]["Dice"]) == pytest.approx(found.pooled["soma"]["Dice"], abs=1e-5)
     assert int(rows[-1]["true_positive"]) == sum(int(row["true_positive"]) for row in rows[:4] if row["class"] == "soma")
 
@@ -155,7 +161,8 @@ def test_tolerance_changes_the_tolerant_measures_only(folders):
         evaluate_folders(folders.predictions, folders.references, tolerance=tolerance, progress=False).pooled["axon"]
         for tolerance in (3, 0)
     )
-    assert {key for key in wide if wide[key] != none[key]} == {key for key in wide if key.endswith("_tolerant")}
+    changed = {key for key in wide if wide[key] != none[key]}
+    assert changed == {key for key in wide if key.endswith("_tolerant")} | {"NSD"}
 
 
 def test_flat_png_images(tmp_path):
@@ -259,9 +266,9 @@ def dataset_json_without_labels(folders):
     return "dataset.json holds no labels", "background"
 
 
-def regions(folders):
-    folders.write_labels(folders.dataset, {"background": 0, "whole": [1, 2], "core": [2]})
-    return "label 'whole'", "region", "--dataset-json"
+def labels_with_fractions(folders):
+    folders.write_labels(folders.dataset, {"background": 0, "whole": [1, 2.5]})
+    return "label 'whole'", "whole number"
 
 
 def labels_as_text(folders):
@@ -295,7 +302,7 @@ BAD_INPUT = [
     two_files_of_a_case,
     no_dataset_json,
     dataset_json_without_labels,
-    regions,
+    labels_with_fractions,
     labels_as_text,
     dataset_jsons_that_disagree,
     truncated_prediction,
@@ -406,4 +413,4 @@ def test_real_axons_with_three_annotated_planes(shared_data, tmp_path):
     again = evaluate_folders(folders.predictions, folders.references, progress=False)
     assert again.pooled == found.pooled
     perfect = evaluate_folders(folders.references, folders.references, progress=False)
-    assert all(math.isclose(value, 1) for value in perfect.pooled["axon"].values())
+    assert all(math.isclose(value, perfect.measured[key].best) for key, value in perfect.pooled["axon"].items())

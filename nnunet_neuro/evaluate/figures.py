@@ -1,239 +1,297 @@
-"""Figures of the report, as PNG.
+"""Figures of single cases: planes, errors and projections.
 
-Colours are told apart in brightness as well as in hue, so that they survive a colour-blind reader and a grey printer.
+Colours are told apart in brightness as well as in hue, so that they survive a colour-blind reader and a grey printer; a ninth class and
+those after it are striped. Errors are drawn over the raw image, which is made pale for that.
 """
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnunet_neuro.colours import UNLABELLED, class_colour
-from nnunet_neuro.evaluate.pairing import LabelNames, Pair, as_zyx, as_zyx_shape, read_labels, spacing_zyx
-from nnunet_neuro.evaluate.training_log import Epoch
+from nnunet_neuro.evaluate import report_voxels
+from nnunet_neuro.evaluate.label_names import LabelNames
+from nnunet_neuro.evaluate.pairing import Pair
+from nnunet_neuro.evaluate.report_pictures import INK, Picture, new_figure, plain, png_of
+from nnunet_neuro.evaluate.report_voxels import KINDS, DrawnCase, Views, projections, sections
+from nnunet_neuro.evaluate.sources import known_spacing
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
 _EMPTY = "#f7f7f7"
-# lightness in CIELAB 78, 50, 34 and 7; the ground has 97
+# lightness in CIELAB 78, 50, 34 and 7; the ground has 97, a pale raw image 84 and more
 _ERRORS = {"hit": "#8fd0a0", "extra": "#e0218a", "wrong class": "#5b3fa0", "missed": "#14141e"}
-_ERROR_MEANING = {
-    "hit": "in both",
-    "extra": "prediction only",
-    "wrong class": "another label",
-    "missed": "reference only",
-}
-_DPI = 110
-_WIDTH = 11  # inches
+_MEANING = {"hit": "in both", "extra": "prediction only", "wrong class": "another class", "missed": "reference only"}
+_MARKERS = {"hit": "s", "extra": "^", "missed": "X"}
+_PALEST, _DARKEST = 1.0, 0.82
+_DARK = 0.3
+_STRIPED_FROM = 8  # class_colour repeats then
+_PANEL_WIDTH = 2.8  # inches
+_GAP = 0.025
+_THINNEST = 0.03  # of the longest side, to be drawn from the side
+# thinning takes a minute for this many voxels
+_MOST_THINNED = 1 << 26
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG and what it shows, in words."""
+class _Panel:
+    """One kind of picture in up to three views: (y, x), (y, z) and (z, x).
 
-    png: bytes
-    alternative: str
-
-
-def case_picture(pair: Pair, names: LabelNames) -> Picture:
-    """One case: the plane with most reference foreground (raw, label, prediction, errors), maximum projections below.
-
-    Unlabelled voxels are hatched. A flat image has no projections; without an image the raw panels are left out.
+    Attributes:
+        title: above it.
+        views: (rows, columns, 3) float32 each, 0 to 1.
+        unlabelled: (rows, columns) bool each, hatched.
+        places: kind to (n, 3) voxels (z, y, x), drawn as points.
+        planes: (z, y, x) where the other views cut this one, or None.
     """
-    prediction, reference = read_labels(pair.prediction, names), read_labels(pair.reference, names)
-    image = None if pair.image is None else as_zyx(pair.image.read())
-    plane = fullest_plane(reference, prediction, names)
-    flat = reference.shape[0] == 1
-    figure, rows = _panels(pair, columns=4 if image is not None else 3, rows=1 if flat else 2)
-    axes = list(rows[0])
-    where = "" if flat else f", plane {plane}"
-    if image is not None:
-        _show_raw(axes.pop(0), image[plane], f"raw{where}")
-    _show_labels(axes.pop(0), reference[plane], names, f"reference{where}")
-    _show_labels(axes.pop(0), prediction[plane], names, f"prediction{where}")
-    _show_errors(axes.pop(0), prediction[plane], reference[plane], names, f"errors{where}")
-    unlabelled = names.ignore is not None and bool((reference == names.ignore).any())
-    handles = _legend_handles(names, unlabelled=unlabelled)
+
+    title: str
+    views: Views
+    unlabelled: Views
+    places: dict[str, np.ndarray] | None = None
+    planes: tuple[int, int, int] | None = None
+
+
+def case_picture(pair: Pair, names: LabelNames, *, tolerance: float | None = None) -> Picture:
+    """One case: raw, reference, prediction and errors in three planes; below, the same in maximum projections along the three axes.
+
+    Planes are those with most annotated reference. Unlabelled voxels are hatched. A flat image has one row and no projections; without an
+    image the raw panels are left out.
+
+    Args:
+        pair: its files.
+        names: its labels.
+        tolerance: a length; the errors of centre lines are drawn in place of the projected errors then. None leaves them out.
+    """
+    voxels = report_voxels.read_case(pair, names)
+    spacing = known_spacing(pair) or (1.0, 1.0, 1.0)
+    planes = report_voxels.fullest_planes(voxels)
+    flat = voxels.reference.shape[0] == 1
+    views = 1 if flat or _is_thin(voxels.reference.shape, spacing) else 3
+    lines = None
+    if tolerance is not None and voxels.reference.size <= _MOST_THINNED:
+        lines = report_voxels.centre_line_errors(voxels.prediction != 0, voxels.reference != 0, voxels.annotated, tolerance=tolerance,
+                                                 spacing=spacing)
+    rows = [_section_panels(voxels, planes, names)]
     if flat:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9)
+        rows[0] += [_line_panel(voxels, lines)] if lines is not None else []
     else:
-        axes = list(rows[1])
-        if image is not None:
-            _show_raw(axes.pop(0), image.max(axis=0), "raw, maximum over z")
-        which = "annotated z" if unlabelled else "z"
-        _show_labels(axes.pop(0), projected(reference, names), names, f"reference, maximum over {which}")
-        _show_labels(axes.pop(0), projected(prediction, names), names, "prediction, maximum over z")
-        axes[0].axis("off")
-        axes[0].legend(handles=handles, loc="upper left", frameon=False, borderaxespad=0, fontsize=9)
-    for ax in rows.flat:
-        ax.set_aspect(_pixel_aspect(pair) if ax.images else "auto")
-    panels = f"{'raw image, ' if image is not None else ''}reference, prediction and their differences"
-    below = "" if flat else "; below, maximum projections over z"
-    return Picture(_png(figure), f"Case {pair.case}{where}: {panels}{below}.")
+        rows.append(_projection_panels(voxels, names, lines))
+    figure = _drawn(rows, voxels.reference.shape, spacing, views)
+    handles = _legend_handles(voxels, names, lines)
+    columns = 6 if len(rows[0]) > 3 else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), frameon=False, fontsize=9)
+    return Picture(png_of(figure), _told(pair, voxels, planes, lines, flat=flat))
 
 
-def training_picture(fold: str, epochs: dict[int, Epoch]) -> Picture:
-    """Training loss, validation loss and pseudo Dice of one fold over its epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure = _figure(10, 3.1)
-    losses, dice = figure.subplots(1, 2)
-    numbers = list(epochs)
-    marker = "o" if len(numbers) < 30 else ""
-    losses.plot(numbers, [one.train_loss for one in epochs.values()], "-", marker=marker, ms=3, c="#0072b2", label="training")
-    losses.plot(numbers, [one.val_loss for one in epochs.values()], "--", marker=marker, ms=3, c="#d55e00", label="validation")
-    losses.set(title="loss", xlabel="epoch")
-    classes = max(len(one.pseudo_dice) for one in epochs.values())
-    if classes > 1:
-        for index in range(classes):
-            found = [one.pseudo_dice[index] if index < len(one.pseudo_dice) else np.nan for one in epochs.values()]
-            dice.plot(numbers, found, "-", lw=0.8, c="#9a9a9a", label="each class" if index == 0 else None)
-    dice.plot(numbers, [one.mean_pseudo_dice for one in epochs.values()], "-", marker=marker, ms=3, c="#1a1a1a", label="mean")
-    dice.set(title="pseudo Dice on validation patches", xlabel="epoch", ylim=(0, 1))
-    for ax in (losses, dice):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
-    last = epochs[numbers[-1]]
-    return Picture(
-        _png(figure),
-        f"{fold}: {len(numbers)} epochs; at the end training loss {last.train_loss:.3f}, validation loss "
-        f"{last.val_loss:.3f}, mean "
-        f"pseudo Dice {last.mean_pseudo_dice:.3f}.",
-    )
-
-
-def fullest_plane(reference: np.ndarray, prediction: np.ndarray, names: LabelNames) -> int:
-    """The z plane with most annotated foreground; without any, the one with most predicted, then with most annotated
-    voxels.
+def pale_raw(view: np.ndarray) -> np.ndarray:
+    """A raw image as a light ground for colours; of a dark one, such as of fluorescence, the negative.
 
     Args:
-        reference: (z, y, x) integers.
-        prediction: (z, y, x) integers.
-    """
-    annotated = np.ones(reference.shape, bool) if names.ignore is None else reference != names.ignore
-    for mask in ((reference != 0) & annotated, (prediction != 0) & annotated, annotated):
-        if mask.any():
-            return int(np.count_nonzero(mask, axis=(1, 2)).argmax())
-    return reference.shape[0] // 2
-
-
-def projected(labels: np.ndarray, names: LabelNames) -> np.ndarray:
-    """Maximum over z of the annotated labels; a column without any annotated voxel keeps the ignore label.
-
-    Args:
-        labels: (z, y, x) integers.
+        view: (rows, columns) of any number type.
 
     Returns:
-        (y, x) integers.
+        (rows, columns) float32, 0.82 to 1.
     """
-    if names.ignore is None:
-        return labels.max(axis=0)
-    unlabelled = labels == names.ignore
-    return np.where(unlabelled.all(axis=0), names.ignore, np.where(unlabelled, 0, labels).max(axis=0))
+    grey = _grey(view)
+    return np.float32(_DARKEST) + np.float32(_PALEST - _DARKEST) * (1 - grey if np.median(grey) < _DARK else grey)
 
 
-def errors(prediction: np.ndarray, reference: np.ndarray, names: LabelNames) -> dict[str, np.ndarray]:
-    """Masks of the voxels that are hit, extra, missed, or of the wrong class; unlabelled voxels are in none."""
-    annotated = np.ones(reference.shape, bool) if names.ignore is None else reference != names.ignore
-    predicted, referenced = (prediction != 0) & annotated, (reference != 0) & annotated
-    return {
-        "hit": predicted & referenced & (prediction == reference),
-        "extra": predicted & ~referenced,
-        "missed": referenced & ~predicted,
-        "wrong class": predicted & referenced & (prediction != reference),
-    }
+def _section_panels(voxels: DrawnCase, planes: tuple[int, int, int], names: LabelNames) -> list[_Panel]:
+    unlabelled = sections(~voxels.annotated, planes)
+    nothing = tuple(np.zeros_like(view) for view in unlabelled)
+    raw = None if voxels.image is None else sections(voxels.image, planes)
+    panels = [] if raw is None else [_Panel("raw", tuple(_as_rgb(_grey(view)) for view in raw), nothing)]
+    panels += [
+        _Panel("reference", _coloured(sections(voxels.reference, planes), unlabelled), unlabelled),
+        _Panel("prediction", _coloured(sections(voxels.prediction, planes), unlabelled), unlabelled),
+        _Panel("errors", _errors(sections(voxels.kinds, planes), unlabelled, raw), unlabelled),
+    ]
+    if voxels.reference.shape[0] > 1:
+        panels[0] = _Panel(panels[0].title, panels[0].views, panels[0].unlabelled, planes=planes)
+    return panels
 
 
-def _panels(pair: Pair, *, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
-    height, width = as_zyx_shape(pair.reference)[1:]
-    panel_width = _WIDTH / columns
-    panel_height = float(np.clip(panel_width * _pixel_aspect(pair) * height / width, 0.9, 1.6 * panel_width))
-    figure = _figure(_WIDTH, rows * (panel_height + 0.3) + (0.35 if rows == 1 else 0))
-    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for ax in grid.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_color("#999999")
-    return figure, grid
+def _projection_panels(voxels: DrawnCase, names: LabelNames, lines: dict[str, np.ndarray] | None) -> list[_Panel]:
+    unlabelled = projections(~voxels.annotated, np.all)
+    reference = projections(np.where(voxels.annotated, voxels.reference, 0))
+    raw = None if voxels.image is None else projections(voxels.image)
+    panels = []
+    if raw is not None:
+        panels.append(_Panel("raw, maximum", tuple(_as_rgb(_grey(view)) for view in raw),
+                             tuple(np.zeros_like(view) for view in unlabelled)))
+    panels += [_Panel("reference, maximum", _coloured(reference, unlabelled), unlabelled),
+               _Panel("prediction, maximum", _coloured(projections(voxels.prediction), unlabelled), unlabelled)]
+    if lines is not None:
+        return [*panels, _line_panel(voxels, lines)]
+    kinds = projections(voxels.kinds, report_voxels.most_frequent_kind)
+    return [*panels, _Panel("errors, most frequent in depth", _errors(kinds, unlabelled, None), unlabelled)]
 
 
-def _pixel_aspect(pair: Pair) -> float:
-    _, y_size, x_size = spacing_zyx(pair.reference) or spacing_zyx(pair.prediction) or (1.0, 1.0, 1.0)
-    return y_size / x_size
+def _line_panel(voxels: DrawnCase, lines: dict[str, np.ndarray]) -> _Panel:
+    unlabelled = projections(~voxels.annotated, np.all)
+    ground = tuple(_errors(tuple(np.zeros(view.shape, np.uint8) for view in unlabelled), unlabelled, None))
+    return _Panel("centre lines at the tolerance", ground, unlabelled, lines)
 
 
-def _show_raw(ax: Axes, plane: np.ndarray, title: str) -> None:
-    finite = plane[np.isfinite(plane)] if np.issubdtype(plane.dtype, np.inexact) else plane
-    low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0, 1)
-    _imshow(ax, plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
-    ax.set_title(title, fontsize=10)
+def _coloured(numbers: Views, unlabelled: Views) -> Views:
+    """Classes in their colours."""
+    return tuple(_painted(_ground(away, None), view) for view, away in zip(numbers, unlabelled))
 
 
-def _show_labels(ax: Axes, plane: np.ndarray, names: LabelNames, title: str) -> None:
-    colours = {label: class_colour(index) for index, label in enumerate(names.classes.values())}
-    _paint(ax, {colour: plane == label for label, colour in colours.items()}, _unlabelled(plane, names), title)
-
-
-def _show_errors(ax: Axes, prediction: np.ndarray, reference: np.ndarray, names: LabelNames, title: str) -> None:
-    masks = errors(prediction, reference, names)
-    _paint(ax, {_ERRORS[name]: mask for name, mask in masks.items()}, _unlabelled(reference, names), title)
-
-
-def _paint(ax: Axes, masks: dict[str, np.ndarray], unlabelled: np.ndarray, title: str) -> None:
+def _painted(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     from matplotlib.colors import to_rgb
-    from scipy import ndimage
+
+    step = max(2, max(numbers.shape) // 40)
+    rows, columns = np.indices(numbers.shape, sparse=True)
+    stripe = (rows + columns) % (2 * step) < step
+    for number in np.unique(numbers[numbers > 0]):
+        here = numbers == number
+        picture[here] = to_rgb(class_colour(number - 1))
+        if number > _STRIPED_FROM:
+            picture[here & stripe] = to_rgb(INK)
+    return picture
+
+
+def _errors(kinds: Views, unlabelled: Views, raw: Views | None) -> Views:
+    from matplotlib.colors import to_rgb
+
+    pictures = []
+    for place, (view, away) in enumerate(zip(kinds, unlabelled)):
+        picture = _ground(away, None if raw is None else raw[place])
+        for number, kind in enumerate(KINDS, 1):
+            picture[view == number] = to_rgb(_ERRORS[kind])
+        pictures.append(picture)
+    return tuple(pictures)
+
+
+def _ground(unlabelled: np.ndarray, raw: np.ndarray | None) -> np.ndarray:
+    from matplotlib.colors import to_rgb
 
     picture = np.empty((*unlabelled.shape, 3), np.float32)
-    picture[:] = to_rgb(_EMPTY)
+    picture[:] = to_rgb(_EMPTY) if raw is None else pale_raw(raw)[..., None]
     picture[unlabelled] = to_rgb(UNLABELLED)
-    for colour, mask in masks.items():
-        picture[mask] = to_rgb(colour)
-    _imshow(ax, picture)
+    return picture
+
+
+def _grey(view: np.ndarray) -> np.ndarray:
+    """Brightness 0 to 1, from the 1st to the 99.7th percentile."""
+    finite = view[np.isfinite(view)] if np.issubdtype(view.dtype, np.inexact) else view
+    low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0, 1)
+    return np.nan_to_num(np.clip((view - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)).astype(np.float32)
+
+
+def _as_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _is_thin(shape: Sequence[int], spacing: Sequence[float]) -> bool:
+    depth, *sides = (size * step for size, step in zip(shape, spacing))
+    return depth < _THINNEST * max(sides)
+
+
+def _drawn(rows: list[list[_Panel]], shape: Sequence[int], spacing: Sequence[float], views: int) -> Figure:
+    lengths = [size * step for size, step in zip(shape, spacing)]
+    gap = _GAP * max(lengths[1:])
+    side = lengths[0] + gap if views == 3 else 0.0
+    width, height = lengths[2] + side, lengths[1] + side
+    columns = max(map(len, rows))
+    panel_height = float(np.clip(_PANEL_WIDTH * height / width, 0.7, 1.5 * _PANEL_WIDTH))
+    figure = new_figure(_PANEL_WIDTH * columns, len(rows) * (panel_height + 0.3) + 0.5)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, panels in zip(grid, rows):
+        for ax, panel in zip(axes, panels):
+            _draw(ax, panel, lengths, gap, spacing, views)
+            ax.set(xlim=(-0.2 * gap, width + 0.2 * gap), ylim=(height + 0.2 * gap, -0.2 * gap), aspect="equal", xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.set_title(panel.title, fontsize=10)
+    return figure
+
+
+def _draw(ax: Axes, panel: _Panel, lengths: Sequence[float], gap: float, spacing: Sequence[float], views: int) -> None:
+    depth, height, width = lengths
+    # left, right, bottom, top of (y, x), (y, z) and (z, x)
+    extents = [(0, width, height, 0), (width + gap, width + gap + depth, height, 0), (0, width, height + gap + depth, height + gap)]
+    for view, unlabelled, extent in list(zip(panel.views, panel.unlabelled, extents))[:views]:
+        # pixels stay visible where enlarged; where made smaller, matplotlib averages
+        ax.imshow(view, extent=extent, interpolation="auto" if max(view.shape[:2]) > 300 else "nearest", vmin=0, vmax=1)
+        _hatch(ax, unlabelled, extent)
+        ax.plot([extent[0], extent[1], extent[1], extent[0], extent[0]], [extent[2], extent[2], extent[3], extent[3], extent[2]],
+                color="#999999", lw=0.6)
+    if panel.planes is not None and views == 3:
+        _mark_planes(ax, panel.planes, lengths, gap, spacing)
+    for kind, places in (panel.places or {}).items():
+        z, y, x = ((places[:, axis] + 0.5) * spacing[axis] for axis in range(3))
+        across = [x, width + gap + z, x][:views]
+        down = [y, y, height + gap + z][:views]
+        size = float(np.clip(1.3 * 72 * _PANEL_WIDTH * min(spacing[1:]) / (width + (depth if views == 3 else 0)), 1.2, 5))
+        ax.plot(np.concatenate(across), np.concatenate(down), _MARKERS[kind], ms=size if kind == "hit" else 1.6 * size, c=_ERRORS[kind],
+                mew=0)
+
+
+def _hatch(ax: Axes, unlabelled: np.ndarray, extent: Sequence[float]) -> None:
+    from scipy import ndimage
+
     # no hatching in a rim a few voxels wide, where its lines would hide what lies beside it
     wide = ndimage.binary_opening(unlabelled, iterations=3)
-    if wide.any():
-        ax.contourf(wide, levels=[0.5, 1.5], colors="none", hatches=["///"]).set(edgecolor="#8a8a8a", linewidth=0)
-    ax.set_title(title, fontsize=10)
+    if wide.any() and min(wide.shape) > 1:
+        ax.contourf(wide, levels=[0.5, 1.5], colors="none", hatches=["////"], extent=(extent[0], extent[1], extent[3], extent[2])).set(
+            edgecolor="#8a8a8a", linewidth=0)
 
 
-def _imshow(ax: Axes, picture: np.ndarray, **options: object) -> None:
-    # pixels stay visible where enlarged; where made smaller, matplotlib averages
-    interpolation = "auto" if max(picture.shape[:2]) > 300 else "nearest"
-    ax.imshow(picture, interpolation=interpolation, **options)
+def _mark_planes(ax: Axes, planes: Sequence[int], lengths: Sequence[float], gap: float, spacing: Sequence[float]) -> None:
+    """Where the views cut each other, dotted."""
+    z, y, x = ((plane + 0.5) * step for plane, step in zip(planes, spacing))
+    depth, height, width = lengths
+    for across, down in (([x, x], [0, height + gap + depth]), ([0, width + gap + depth], [y, y]),
+                         ([width + gap + z] * 2, [0, height]), ([0, width], [height + gap + z] * 2)):
+        ax.plot(across, down, ":", color="#f0b000", lw=0.9)
 
 
-def _unlabelled(plane: np.ndarray, names: LabelNames) -> np.ndarray:
-    return np.zeros(plane.shape, bool) if names.ignore is None else plane == names.ignore
-
-
-def _legend_handles(names: LabelNames, *, unlabelled: bool) -> list[Patch]:
+def _legend_handles(voxels: DrawnCase, names: LabelNames, lines: dict[str, np.ndarray] | None) -> list[Artist]:
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     edge = {"edgecolor": "#666666", "linewidth": 0.5}
-    handles = [Patch(facecolor=class_colour(n), label=f"label {name}", **edge) for n, name in enumerate(names.classes)]
-    kinds = [name for name in _ERRORS if name != "wrong class" or len(names.classes) > 1]
-    handles += [Patch(facecolor=_ERRORS[name], label=f"{name}: {_ERROR_MEANING[name]}", **edge) for name in kinds]
-    if unlabelled:
-        handles.append(Patch(facecolor=UNLABELLED, hatch="///", label="unlabelled, not counted", **edge))
+    if names.instances:
+        handles = [Patch(facecolor="none", label="objects: any colour, the same where they match", **edge)]
+        meaning = {**_MEANING, "wrong class": "another object"}
+    else:
+        drawn = set(np.unique(voxels.reference)) | set(np.unique(voxels.prediction))
+        handles = [_class_patch(number, name) for number, name in enumerate(names.classes, 1) if number in drawn]
+        meaning = _MEANING
+    kinds = set(np.unique(voxels.kinds))
+    handles += [Patch(facecolor=_ERRORS[kind], label=f"{'wrong' if kind == 'wrong class' else kind}: {meaning[kind]}", **edge)
+                for number, kind in enumerate(KINDS, 1) if number in kinds]
+    if not voxels.annotated.all():
+        handles.append(Patch(facecolor=UNLABELLED, hatch="////", label="unlabelled, not counted", **edge))
+    if lines is not None:
+        handles += [Line2D([], [], ls="", marker=_MARKERS[kind], c=_ERRORS[kind], mew=0, ms=6, label=f"centre line: {kind}")
+                    for kind, places in lines.items() if len(places)]
     return handles
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+def _class_patch(number: int, name: str) -> Artist:
+    from matplotlib.patches import Patch
 
-    # no pyplot: no global state, no display
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    striped = number > _STRIPED_FROM
+    return Patch(facecolor=class_colour(number - 1), hatch="////" if striped else None, edgecolor=INK if striped else "#666666",
+                 linewidth=0.5, label=plain(name))
 
 
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+def _told(pair: Pair, voxels: DrawnCase, planes: Sequence[int], lines: dict[str, np.ndarray] | None, *, flat: bool) -> str:
+    panels = f"{'raw image, ' if voxels.image is not None else ''}reference, prediction and their differences"
+    where = "" if flat else f" in the planes z {planes[0]}, y {planes[1]}, x {planes[2]}; below, maximum projections along the three axes"
+    counts = np.bincount(voxels.kinds.ravel(), minlength=len(KINDS) + 1)
+    voxels_of = ", ".join(f"{counts[number]} {kind}" for number, kind in enumerate(KINDS, 1) if counts[number]) or "none in either"
+    if lines is not None:
+        voxels_of += "; of the centre lines " + ", ".join(f"{len(places)} {kind}" for kind, places in lines.items())
+    return f"Case {pair.case}: {panels}{where}. Voxels: {voxels_of}."

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_neuro.volumes import IMAGE_SUFFIXES, NIFTI_SUFFIXES, TIFF_SUFFIXES, Volume, open_volume, strip_suffix
+from nnunet_neuro.evaluate.label_names import LabelNames, find_label_names, read_label_names
+from nnunet_neuro.volumes import IMAGE_SUFFIXES, NIFTI_SUFFIXES, TIFF_SUFFIXES, Region, Volume, open_channels, open_volume, strip_suffix
+from nnunet_neuro.volumes.hdf5 import HDF5_SUFFIXES, split_hdf5
+from nnunet_neuro.volumes.nrrd import NRRD_SUFFIXES
+from nnunet_neuro.volumes.tensor_store import is_n5, is_precomputed
+from nnunet_neuro.volumes.zarr_store import is_zarr
 
-_SUFFIXES = (*TIFF_SUFFIXES, *NIFTI_SUFFIXES, *IMAGE_SUFFIXES)
+__all__ = ["LabelNames", "Pair", "Paired", "as_zyx", "as_zyx_shape", "check_ignored", "find_label_names", "is_volume", "pair_cases",
+           "pair_folds", "pair_volumes", "read_label_names", "read_labels", "spacing_zyx"]  # fmt: skip
+
+_SUFFIXES = (*TIFF_SUFFIXES, *NIFTI_SUFFIXES, *IMAGE_SUFFIXES, *NRRD_SUFFIXES, *HDF5_SUFFIXES, ".npy")
 _FIRST_CHANNEL = "_0000"
-
-
-@dataclass(frozen=True)
-class LabelNames:
-    """The labels of a dataset.json.
-
-    Attributes:
-        classes: name to label value, without background and ignore label.
-        ignore: value of the ignore label, or None.
-        source: the dataset.json.
-    """
-
-    classes: dict[str, int]
-    ignore: int | None
-    source: Path
-
-    @property
-    def known(self) -> list[int]:
-        """Every value a label volume may hold, sorted."""
-        return sorted({0, *self.classes.values(), *([] if self.ignore is None else [self.ignore])})
 
 
 @dataclass(frozen=True)
@@ -44,75 +31,47 @@ class Pair:
         prediction: label volume of the model.
         reference: label volume it is compared with.
         image: first channel of the raw image, or None.
+        probabilities: file or folder of the probabilities that the model gave, or None.
+        fold: name of the fold that predicted it, such as "0"; None outside a cross-validation.
     """
 
     case: str
     prediction: Volume
     reference: Volume
     image: Volume | None = None
+    probabilities: Path | str | None = None
+    fold: str | None = None
 
 
-def read_label_names(path: str | Path) -> LabelNames:
-    """Read the labels of nnU-Net's dataset.json.
+@dataclass(frozen=True)
+class Paired:
+    """What is to be compared.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no JSON, no labels, labels that are not whole numbers, or regions.
+    Attributes:
+        pairs: sorted by case.
+        predictions: folder, or the volume.
+        references: folder, or the volume.
+        label_files: where a dataset.json may lie.
+        left_out: references without prediction, left out on request.
     """
+
+    pairs: list[Pair]
+    predictions: Path
+    references: Path
+    label_files: list[Path]
+    left_out: list[str] = field(default_factory=list)
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether this is one volume, and no folder of cases; a folder of slices is taken for cases."""
+    if "://" in str(path):
+        return True
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no dataset.json at {path}; check the path")
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        items = list(labels.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} holds no labels; expected nnU-Net\'s "labels": {{"background": 0, "NAME": 1, ...}}') from error
-    values = {}
-    for name, value in items:
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, list):
-            raise ValueError(
-                f"label {name!r} of {path} is a region of labels {value}; expected one number per label, as "
-                "region-based "
-                "labels are not measured: give --dataset-json a file with plain labels"
-            )
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"label {name!r} of {path} is {value!r}; expected a whole number, as nnU-Net v2 writes it")
-        values[name] = value
-    ignore = values.pop("ignore", None)
-    classes = {name: value for name, value in values.items() if value != 0}
-    if not classes:
-        raise ValueError(f"{path} names no label besides background; expected at least one class to measure")
-    return LabelNames(classes, ignore, path)
+    return _is_store(path) or not path.is_dir() and (split_hdf5(path) is not None or path.is_file())
 
 
-def find_label_names(predictions: Path, references: Path, dataset_json: Path | None = None) -> LabelNames:
-    """The labels from `dataset_json`, else from the dataset.json beside the predictions or above the references.
-
-    Raises:
-        FileNotFoundError: no dataset.json found.
-        ValueError: a bad one, or two that disagree.
-    """
-    if dataset_json is not None:
-        return read_label_names(dataset_json)
-    candidates = dict.fromkeys([predictions / "dataset.json", references.resolve().parent / "dataset.json"])
-    found = [read_label_names(path) for path in candidates if path.is_file()]
-    if not found:
-        raise FileNotFoundError(
-            f"no dataset.json found as {' or '.join(map(str, candidates))}; give the one that names the labels with --dataset-json"
-        )
-    if any((other.classes, other.ignore) != (found[0].classes, found[0].ignore) for other in found):
-        raise ValueError(
-            f"{found[0].source} says labels {_label_text(found[0])}, {found[1].source} says {_label_text(found[1])}; "
-            "expected the same: choose one with --dataset-json"
-        )
-    return found[0]
-
-
-def pair_cases(
-    predictions: Path, references: Path, *, images: Path | None = None, only_predicted: bool = False
-) -> tuple[list[Pair], list[str]]:
+def pair_cases(predictions: Path, references: Path, *, images: Path | None = None, only_predicted: bool = False,
+               probabilities: Path | None = None) -> Paired:
     """Pair the files of two folders by case name and check that each pair lies on one voxel grid.
 
     Only headers are read.
@@ -122,65 +81,79 @@ def pair_cases(
         references: folder of label volumes.
         images: nnU-Net folder of raw images `CASE_0000.tif`.
         only_predicted: leave out references without a prediction instead of raising.
-
-    Returns:
-        The pairs sorted by case, and the cases left out.
+        probabilities: folder of `CASE.npz` as nnU-Net saves them, or of volumes `CASE` with a channel for each label.
 
     Raises:
         FileNotFoundError: no folder, an empty one, a prediction without reference, a reference without prediction, no
-        image. ValueError: two files of one case, or files of a case with other shape, voxel size or orientation.
+            image, no probabilities.
+        ValueError: two files of one case, or files of a case with other shape, voxel size or orientation.
     """
     predicted, referenced = _files_by_case(predictions, "prediction"), _files_by_case(references, "reference")
     _refuse_unpaired(predicted, referenced, f"no reference for prediction {{}}; expected a file of that name in {references}")
-    left_out = sorted(referenced.keys() - predicted.keys())
     if not only_predicted:
-        _refuse_unpaired(
-            referenced,
-            predicted,
-            f"no prediction for reference {{}}; expected a file of that name in {predictions}: predict it, or leave "
-            "out such "
-            "references with --only-predicted",
-        )
-    imaged = None if images is None else _first_channels(images)
+        _refuse_unpaired(referenced, predicted, f"no prediction for reference {{}}; expected a file of that name in {predictions}: predict "
+                         "it, or leave out such references with --only-predicted")
+    pairs = [Pair(case, open_volume(predicted[case]), open_volume(referenced[case])) for case in sorted(predicted)]
+    labels = [predictions / "dataset.json", references.resolve().parent / "dataset.json"]
+    return Paired(_completed(pairs, images, probabilities), predictions, references, labels, sorted(referenced.keys() - predicted.keys()))
+
+
+def pair_volumes(prediction: str | Path, reference: str | Path, *, image: str | Path | None = None,
+                 probabilities: str | Path | None = None) -> Paired:
+    """Pair two volumes of any format that is read here, also folders of slices and addresses; see `pair_cases` for what is refused."""
+    channels = None if image is None else open_channels(image)[0]
+    pair = Pair(_name_of(prediction), open_volume(prediction), open_volume(reference), channels, probabilities)
+    _check_pair(pair)
+    folders = [path.absolute() for one in (prediction, reference) if "://" not in str(one) for path in list(Path(one).parents)[:2]]
+    return Paired([pair], Path(prediction), Path(reference), [folder / "dataset.json" for folder in folders])
+
+
+def pair_folds(results: Path, *, images: Path | None = None, with_probabilities: bool = False) -> Paired:
+    """The validation cases of all folds of an nnU-Net results folder; `folds.cross_validation_pairs` tells what is refused.
+
+    Args:
+        results: folder TRAINER__PLANS__CONFIGURATION.
+        images: nnU-Net folder of raw images.
+        with_probabilities: take the `CASE.npz` that nnU-Net saved beside the predictions.
+    """
+    from nnunet_neuro.evaluate.folds import cross_validation_pairs
+
+    cases, dataset_json = cross_validation_pairs(results)
     pairs = []
-    for case in sorted(predicted):
-        if imaged is not None and case not in imaged:
-            raise FileNotFoundError(f"no image of case {case} in {images}; expected a file {case}{_FIRST_CHANNEL}.tif")
-        pair = Pair(
-            case,
-            open_volume(predicted[case]),
-            open_volume(referenced[case]),
-            None if imaged is None else open_volume(imaged[case]),
-        )
-        _check_grid(pair.prediction, pair.reference)
-        if pair.image is not None:
-            _check_grid(pair.image, pair.reference)
-        pairs.append(pair)
-    return pairs, left_out
+    for one in cases:
+        saved = Path(one.prediction).with_name(f"{one.case}.npz") if with_probabilities else None
+        if saved is not None and not saved.is_file():
+            raise FileNotFoundError(f"no probabilities {saved}; validate again with nnUNetv2_train ... --val --npz")
+        pairs.append(Pair(one.case, open_volume(one.prediction), open_volume(one.reference), probabilities=saved, fold=str(one.fold)))
+    return Paired(_completed(pairs, images, None), results, Path(cases[0].reference).parent, [Path(dataset_json)])
 
 
-def read_labels(volume: Volume, names: LabelNames) -> np.ndarray:
+def read_labels(volume: Volume, names: LabelNames, region: Region | None = None) -> np.ndarray:
     """The voxels of a label volume as (z, y, x) integers; a flat image becomes one plane.
 
+    Args:
+        volume: labels, or ids of objects where `names` says so.
+        names: what may occur.
+        region: (z, y, x) part, also of a flat image; None for all.
+
     Raises:
-        ValueError: NaN, fractions, or values that the dataset.json does not name.
+        ValueError: NaN, fractions, values that the dataset.json does not name, or negative ids.
     """
-    voxels = volume.read()
-    found = np.unique(voxels)  # NaN sorts last
+    voxels = as_zyx(volume.read(region if region is None or len(volume.shape) == 3 else region[1:]))
+    # by planes, because a copy of what is given is sorted; NaN comes last
+    found = np.unique(np.concatenate([np.unique(plane) for plane in voxels]))
     if np.issubdtype(found.dtype, np.inexact) and not np.array_equal(found, np.round(found)):
         odd = found[~(found == np.round(found))]
-        raise ValueError(
-            f"{volume.path} holds the value {odd[0]:g}; expected whole label numbers {_numbers(names.known)}: give the "
-            "segmentation, not probabilities or an interpolated image"
-        )
+        raise ValueError(f"{volume.path} holds the value {odd[0]:g}; expected whole label numbers"
+                         f"{'' if names.instances else ' ' + _numbers(names.known)}: give the segmentation, not probabilities or an "
+                         "interpolated image")
+    if names.instances:
+        return _as_ids(volume, voxels, found)
     unknown = [value for value in found if value not in names.known]
     if unknown:
-        raise ValueError(
-            f"{volume.path} holds label {_numbers(unknown)}; {names.source} knows {_numbers(names.known)}: correct the "
-            "file, or "
-            "name its labels with --dataset-json"
-        )
-    return as_zyx(voxels).astype(np.min_scalar_type(max(names.known)), copy=False)
+        raise ValueError(f"{volume.path} holds label {_numbers(unknown[:10])}; {names.source} knows {_numbers(names.known)}: correct the "
+                         "file, name its labels with --dataset-json, or say --instances where they are ids of objects")
+    return voxels.astype(np.min_scalar_type(max(names.known)), copy=False)
 
 
 def check_ignored(prediction: np.ndarray, reference: np.ndarray, pair: Pair, names: LabelNames) -> None:
@@ -189,11 +162,9 @@ def check_ignored(prediction: np.ndarray, reference: np.ndarray, pair: Pair, nam
         return
     number = np.count_nonzero((prediction == names.ignore) & (reference != names.ignore))
     if number:
-        raise ValueError(
-            f"{pair.prediction.path} holds the ignore label {names.ignore} in {number} voxels that "
-            f"{pair.reference.path.name} "
-            "annotates; expected a class or background there: predict again, or swap the two folders"
-        )
+        raise ValueError(f"{pair.prediction.path} holds the ignore label {names.ignore} in {number} voxels that "
+                         f"{Path(pair.reference.path).name} annotates; expected a class or background there: predict again, or swap the "
+                         "two folders")
 
 
 def as_zyx(voxels: np.ndarray) -> np.ndarray:
@@ -207,29 +178,73 @@ def as_zyx_shape(volume: Volume) -> tuple[int, ...]:
 
 
 def spacing_zyx(volume: Volume) -> tuple[float, float, float] | None:
-    """Voxel size of a volume, or None where it is not known for all three axes."""
-    return volume.spacing if volume.spacing is not None and len(volume.spacing) == 3 else None
+    """Voxel size of a volume, or None where it is not known for all axes; the plane of a flat image is as thick as its pixels are wide."""
+    if volume.spacing is None or len(volume.spacing) not in (2, 3):
+        return None
+    return volume.spacing if len(volume.spacing) == 3 else (max(volume.spacing), *volume.spacing)
 
 
-def _files_by_case(folder: Path, role: str) -> dict[str, Path]:
+def _as_ids(volume: Volume, voxels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    if found[0] < 0:
+        raise ValueError(f"{volume.path} holds the id {found[0]:g}; expected 0 for background and positive ids: renumber its objects")
+    if voxels.dtype.kind == "f" and found[-1] >= 2 ** (np.finfo(voxels.dtype).nmant + 1):
+        raise ValueError(f"{volume.path} holds ids up to {found[-1]:g} as {voxels.dtype}, which cannot tell them apart; expected integers")
+    return voxels.astype(np.uint64) if voxels.dtype.kind in "fi" else voxels
+
+
+def _completed(pairs: list[Pair], images: Path | None, probabilities: Path | None) -> list[Pair]:
+    """The pairs with image and probabilities, checked."""
+    imaged = None if images is None else _first_channels(images)
+    saved = None if probabilities is None else _probability_files(probabilities)
+    complete = []
+    for pair in pairs:
+        if imaged is not None and pair.case not in imaged:
+            raise FileNotFoundError(f"no image of case {pair.case} in {images}; expected a file {pair.case}{_FIRST_CHANNEL}.tif")
+        if saved is not None and pair.case not in saved:
+            raise FileNotFoundError(f"no probabilities of case {pair.case} in {probabilities}; expected {pair.case}.npz, as "
+                                    "nnUNetv2_predict --save_probabilities writes it, or a volume of that name")
+        pair = replace(pair, image=None if imaged is None else open_channels(imaged[pair.case])[0],
+                       probabilities=pair.probabilities if saved is None else saved[pair.case])
+        _check_pair(pair)
+        complete.append(pair)
+    return complete
+
+
+def _is_store(path: Path) -> bool:
+    return path.is_dir() and (is_zarr(path) or is_n5(path) or is_precomputed(path))
+
+
+def _name_of(volume: str | Path) -> str:
+    """Case name of a volume; of an address its last words."""
+    return strip_suffix(Path(str(volume).rstrip("/").rpartition("://")[2]))
+
+
+def _files_by_case(folder: Path, role: str, suffixes: tuple[str, ...] = _SUFFIXES) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; expected the folder of {role}s")
     by_case: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
+        if path.name.startswith(".") or not (path.name.lower().endswith(suffixes) and path.is_file() or _is_store(path)):
             continue
         case = strip_suffix(path)
         if case in by_case:
             raise ValueError(f"{by_case[case].name} and {path.name} in {folder} are both case {case}; keep one of them")
         by_case[case] = path
     if not by_case:
-        raise FileNotFoundError(f"no {role} in {folder}; expected files ending in {', '.join(_SUFFIXES)}")
+        raise FileNotFoundError(f"no {role} in {folder}; expected files ending in {', '.join(suffixes)}, or Zarr or N5 folders")
     return by_case
 
 
 def _first_channels(folder: Path) -> dict[str, Path]:
     files = _files_by_case(folder, "image")
     return {name[: -len(_FIRST_CHANNEL)]: path for name, path in files.items() if name.endswith(_FIRST_CHANNEL)}
+
+
+def _probability_files(folder: Path) -> dict[str, Path]:
+    """nnU-Net writes `CASE.npz` into the folder of the predictions: where there is any, volumes beside it are labels."""
+    if folder.is_dir() and any(folder.glob("*.npz")):
+        return {path.name.removesuffix(".npz"): path for path in folder.glob("*.npz")}
+    return _files_by_case(folder, "probabilities file")
 
 
 def _refuse_unpaired(files: dict[str, Path], others: dict[str, Path], sentence: str) -> None:
@@ -239,34 +254,26 @@ def _refuse_unpaired(files: dict[str, Path], others: dict[str, Path], sentence: 
         raise FileNotFoundError(sentence.format(f"{files[missing[0]]}{more}"))
 
 
+def _check_pair(pair: Pair) -> None:
+    _check_grid(pair.prediction, pair.reference)
+    if pair.image is not None:
+        _check_grid(pair.image, pair.reference)
+
+
 def _check_grid(volume: Volume, reference: Volume) -> None:
     shape, expected = as_zyx_shape(volume), as_zyx_shape(reference)
     if shape != expected:
-        raise ValueError(
-            f"{volume.path} has shape {shape}, but {reference.path} has {expected}; expected the same voxels: use the "
-            "files of one "
-            "dataset"
-        )
+        raise ValueError(f"{volume.path} has shape {shape}, but {reference.path} has {expected}; expected the same voxels: use the files "
+                         "of one dataset")
     sizes = spacing_zyx(volume), spacing_zyx(reference)
     if None not in sizes and not np.allclose(*sizes, rtol=1e-3, atol=0):
-        raise ValueError(
-            f"{volume.path} has voxels of {_numbers(sizes[0])}, but {reference.path} of {_numbers(sizes[1])} (z, y, "
-            "x); expected the "
-            "same: correct the voxel size in the one that is wrong"
-        )
+        raise ValueError(f"{volume.path} has voxels of {_numbers(sizes[0])}, but {reference.path} of {_numbers(sizes[1])} (z, y, x); "
+                         "expected the same: correct the voxel size in the one that is wrong")
     affines = volume.affine, reference.affine
     if all(affine is not None for affine in affines) and not np.allclose(*affines, rtol=1e-3, atol=1e-2):
-        raise ValueError(
-            f"{volume.path} is placed or oriented in space unlike {reference.path}; expected the same affine in both "
-            "headers: "
-            "resample one onto the other"
-        )
+        raise ValueError(f"{volume.path} is placed or oriented in space unlike {reference.path}; expected the same affine in both "
+                         "headers: resample one onto the other")
 
 
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _label_text(names: LabelNames) -> str:
-    named = {**names.classes, **({} if names.ignore is None else {"ignore": names.ignore})}
-    return ", ".join(f"{value} {name}" for name, value in named.items())

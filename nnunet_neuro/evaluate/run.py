@@ -1,143 +1,101 @@
-"""Folders of predictions measured against folders of references: scores.json, scores.csv and the report."""
+"""Predictions measured against their references: scores, tables and the report in a folder."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import math
-import os
-import platform
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
+from nnunet_neuro.evaluate.fields import measures_for
+from nnunet_neuro.evaluate.label_names import LabelNames, chosen_classes, find_label_names, instance_names, with_regions
+from nnunet_neuro.evaluate.pairing import Pair, Paired, is_volume, pair_cases, pair_folds, pair_volumes
+from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
+from nnunet_neuro.evaluate.scoring import CaseTask, score_cases
+from nnunet_neuro.evaluate.sources import known_spacing
+from nnunet_neuro.evaluate.writing import scores_csv, scores_json, write_together
+from nnunet_neuro.volumes import describe_region
 
-from nnunet_neuro.evaluate import measures
-from nnunet_neuro.evaluate.pairing import (
-    LabelNames,
-    Pair,
-    check_ignored,
-    find_label_names,
-    pair_cases,
-    read_labels,
-    spacing_zyx,
-)
-from nnunet_neuro.volumes import Volume
+__all__ = ["FORMATS", "CaseScores", "Choice", "Evaluation", "evaluate_folders", "scores_csv", "scores_json", "write_together"]
 
-_LIBRARIES = ("nnunet_neuro", "numpy", "scipy", "scikit-image", "tifffile", "nibabel")
-
-
-@dataclass(frozen=True)
-class CaseScores:
-    """One case.
-
-    Attributes:
-        pair: the files.
-        counts: class to named counts.
-        values: class to measure to value; NaN where a measure is undefined.
-        voxels: number of voxels.
-        annotated: number of voxels without the ignore label.
-        sha256: of every file compared, by role.
-    """
-
-    pair: Pair
-    counts: dict[str, dict[str, int]]
-    values: dict[str, dict[str, float]]
-    voxels: int
-    annotated: int
-    sha256: dict[str, str]
+FORMATS = ("json", "csv", "html")
+# of what is free, for a run that is not told
+_SHARE_OF_MEMORY = 0.6
+_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Every case of two folders.
+class Choice:
+    """What is measured, and with what.
 
     Attributes:
-        predictions: folder.
-        references: folder.
-        names: classes and ignore label.
-        tolerance: voxels.
-        cases: scores per case, sorted by name.
-        left_out: references without prediction, left out on request.
-        made_with: versions of Python and the libraries.
-        made_on: time of the evaluation, ISO 8601.
-        files: what was written.
+        measures: families and measures by name; none for those of `field_of_use`.
+        field_of_use: a key of `fields.FIELDS`; None for the usual measures.
+        classes: names to measure; none for all.
+        regions: name to classes or labels, measured together as one class.
+        instances: the files hold ids of objects, not labels.
+        workers: processes, one case each.
+        memory: bytes for all workers together; a larger case goes by blocks. None for 60 % of what is free.
+        block: (z, y, x) of blocks, for every case; None chooses by the memory.
+
+    Raises:
+        ValueError: what cannot be.
     """
 
-    predictions: Path
-    references: Path
-    names: LabelNames
-    tolerance: int
-    cases: list[CaseScores]
-    left_out: list[str]
-    made_with: dict[str, str] = field(default_factory=lambda: versions())
-    made_on: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    files: list[Path] = field(default_factory=list)
+    measures: tuple[str, ...] = ()
+    field_of_use: str | None = None
+    classes: tuple[str, ...] = ()
+    regions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    instances: bool = False
+    workers: int = 1
+    memory: int | None = None
+    block: tuple[int, ...] | None = None
 
-    @property
-    def mean(self) -> dict[str, dict[str, float]]:
-        """Class to measure to the mean of the cases' values, each case weighing the same; undefined values left out."""
-        return self._of_cases(lambda found: float(np.mean(found)) if found else math.nan)
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"{self.workers} workers were asked for; expected 1 or more")
+        if self.instances and (self.classes or self.regions):
+            raise ValueError("ids of objects have no classes; leave out --classes and --regions, or --instances")
 
-    @property
-    def cases_in_mean(self) -> dict[str, dict[str, int]]:
-        """Class to measure to the number of cases whose value is defined."""
-        return self._of_cases(len)
 
-    @property
-    def pooled_counts(self) -> dict[str, dict[str, int]]:
-        """Class to named counts summed over the cases."""
-        return {
-            name: {key: sum(case.counts[name][key] for case in self.cases) for key in self.cases[0].counts[name]}
-            for name in self.names.classes
-        }
-
-    @property
-    def pooled(self) -> dict[str, dict[str, float]]:
-        """Class to measure of the summed counts, as if all cases were one volume; every voxel weighs the same."""
-        return {name: measures.values(counts) for name, counts in self.pooled_counts.items()}
-
-    def _of_cases(self, summary: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
-        return {
-            name: {
-                key: summary([case.values[name][key] for case in self.cases if not math.isnan(case.values[name][key])])
-                for key in measures.MEASURES
-            }
-            for name in self.names.classes
-        }
+_EVERYTHING = Choice()
 
 
 def evaluate_folders(
     predictions: str | Path,
-    references: str | Path,
+    references: str | Path | None = None,
     *,
     out: str | Path | None = None,
     images: str | Path | None = None,
     training: str | Path | None = None,
     dataset_json: str | Path | None = None,
-    tolerance: int = 2,
+    tolerance: float | None = None,
     only_predicted: bool = False,
+    probabilities: str | Path | bool | None = None,
+    choice: Choice = _EVERYTHING,
+    slices: bool = False,
+    formats: Iterable[str] = FORMATS,
     progress: bool = True,
 ) -> Evaluation:
     """Measure every prediction against the reference of the same name.
 
-    All headers are checked before the first voxel is read. One case is in memory at a time.
+    All headers are checked before the first voxel is read. One case per worker is in memory at a time, or a block of it.
 
     Args:
-        predictions: folder of label volumes, for example of nnUNetv2_predict.
-        references: folder of label volumes, for example labelsTs.
+        predictions: folder of label volumes, for example of nnUNetv2_predict; or one volume of any format that is read here; or an
+            nnU-Net results folder TRAINER__PLANS__CONFIGURATION, whose validation cases are measured.
+        references: folder of label volumes, for example labelsTs; or one volume; None for a results folder, which tells.
         out: folder for scores.json, scores.csv and report.html; None writes nothing.
-        images: nnU-Net folder of raw images `CASE_0000.tif`, shown in the report.
+        images: nnU-Net folder of raw images `CASE_0000.tif`, or the raw volume, shown in the report.
         training: nnU-Net results folder with `fold_*`, whose training curves the report shows.
         dataset_json: names of the labels; None looks beside the predictions and above the references.
-        tolerance: voxels, for the tolerant skeleton measures.
+        tolerance: length in the unit of the voxel size, for the tolerant measures; None for twice the smallest edge of a voxel.
         only_predicted: leave out references without prediction instead of raising.
-        progress: show a progress bar on stderr.
+        probabilities: folder of the probabilities of the model, or the volume of them; True for those in a results folder.
+        choice: what is measured, and with what.
+        slices: `predictions` and `references` are folders of slices of one volume each, and not of cases.
+        formats: some of `FORMATS`, what is written.
+        progress: show progress bars on stderr.
 
     Returns:
         The scores.
@@ -145,168 +103,127 @@ def evaluate_folders(
     Raises:
         FileNotFoundError, ValueError: bad input, see `pairing`; nothing is written then.
     """
-    from tqdm import tqdm
-
     from nnunet_neuro.evaluate.training_log import read_training
 
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int) or tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance}; expected a whole number of voxels, 0 or more")
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"{out} is a file; expected a folder for the results: give another --out")
-    predictions, references = Path(predictions), Path(references)
-    pairs, left_out = pair_cases(
-        predictions, references, images=None if images is None else Path(images), only_predicted=only_predicted
-    )
-    names = find_label_names(predictions, references, None if dataset_json is None else Path(dataset_json))
+    _check_options(tolerance, out, formats)
+    measured = measures_for(choice.measures, field=choice.field_of_use, probabilities=probabilities is not None)
+    paired = _paired(predictions, references, slices=slices, images=images, only_predicted=only_predicted, probabilities=probabilities)
+    names = _names(paired, dataset_json, choice)
     curves = None if training is None else read_training(training)
-    bar = tqdm(pairs, desc="measuring", unit="case", disable=not progress)
-    cases = [score_case(pair, names, tolerance=tolerance) for pair in bar]
-    evaluation = Evaluation(predictions, references, names, tolerance, cases, left_out)
+    memory = (_free_memory() if choice.memory is None else choice.memory) // min(choice.workers, len(paired.pairs))
+    task = CaseTask(names, tuple(measured), tolerance, memory, choice.block, progress and choice.workers == 1)
+    cases = score_cases(paired.pairs, task, workers=choice.workers, progress=progress)
+    left_out = {name: reason for case in reversed(cases) for name, reason in case.left_out.items()}
+    measured = {name: one for name, one in measured.items() if name not in left_out}
+    evaluation = Evaluation(
+        paired.predictions, paired.references, names, tolerance, _with_equal_tables(cases, measured), paired.left_out,
+        measured=measured, left_out_measures=left_out,
+        field_of_use=choice.field_of_use, warnings=[*_empty_references(cases, names), *_unknown_lengths(paired.pairs), *_in_part(cases)])
     if out is not None:
-        from nnunet_neuro.evaluate.report import report_page
-
-        page = report_page(evaluation, curves=curves, progress=progress)
-        texts = {"scores.json": scores_json(evaluation), "scores.csv": scores_csv(evaluation), "report.html": page}
-        evaluation.files.extend(write_together(Path(out), texts))
+        evaluation.files.extend(write_together(Path(out), _texts(evaluation, curves, formats, progress)))
     return evaluation
 
 
-def score_case(pair: Pair, names: LabelNames, *, tolerance: int) -> CaseScores:
-    """Read and measure one case."""
-    prediction, reference = read_labels(pair.prediction, names), read_labels(pair.reference, names)
-    check_ignored(prediction, reference, pair, names)
-    annotated = np.ones(reference.shape, bool) if names.ignore is None else reference != names.ignore
-    counts = {
-        name: measures.count(measures.Masks(prediction == label, reference == label, annotated, tolerance))
-        for name, label in names.classes.items()
-    }
-    files = {"prediction": pair.prediction, "reference": pair.reference, "image": pair.image}
-    return CaseScores(
-        pair=pair,
-        counts=counts,
-        values={name: measures.values(found) for name, found in counts.items()},
-        voxels=reference.size,
-        annotated=int(np.count_nonzero(annotated)),
-        sha256={role: _sha256(volume) for role, volume in files.items() if volume is not None},
-    )
+def _check_options(tolerance: float | None, out: str | Path | None, formats: Iterable[str]) -> None:
+    if tolerance is not None and (isinstance(tolerance, bool) or not 0 <= tolerance < math.inf):
+        raise ValueError(f"tolerance is {tolerance}; expected a length in the unit of the voxel size, 0 or more")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{out} is a file; expected a folder for the results: give another --out")
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ValueError(f"there is no format {unknown[0]!r}; expected some of {', '.join(FORMATS)}")
 
 
-def scores_json(evaluation: Evaluation) -> str:
-    """Everything measured, as JSON; an undefined value is null."""
-    names = evaluation.names
-    document = {
-        "made_on": evaluation.made_on,
-        "made_with": evaluation.made_with,
-        "predictions": str(evaluation.predictions),
-        "references": str(evaluation.references),
-        "dataset_json": {"path": str(names.source), "sha256": hashlib.sha256(names.source.read_bytes()).hexdigest()},
-        "classes": names.classes,
-        "ignore_label": names.ignore,
-        "tolerance_voxels": evaluation.tolerance,
-        "references_left_out": evaluation.left_out,
-        "measures": {name: _declaration(one) for name, one in measures.MEASURES.items()},
-        "mean": evaluation.mean,
-        "cases_in_mean": evaluation.cases_in_mean,
-        "pooled": evaluation.pooled,
-        "pooled_counts": evaluation.pooled_counts,
-        "cases": [_case_entry(case) for case in evaluation.cases],
-    }
-    return json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n"
+def _paired(predictions: str | Path, references: str | Path | None, *, slices: bool, images: str | Path | None, only_predicted: bool,
+            probabilities: str | Path | bool | None) -> Paired:
+    if references is None:
+        if is_volume(predictions) or probabilities not in (None, True):
+            raise ValueError(f"{predictions} has no references; give them as the second argument (only an nnU-Net results folder says "
+                             "itself where they are, and holds its probabilities)")
+        return pair_folds(Path(predictions), images=_path(images), with_probabilities=probabilities is True)
+    if probabilities is True:
+        raise ValueError("--probabilities needs a folder here; give the one with CASE.npz")
+    if slices or is_volume(predictions) or is_volume(references):
+        return pair_volumes(predictions, references, image=images, probabilities=probabilities)
+    return pair_cases(Path(predictions), Path(references), images=_path(images), only_predicted=only_predicted,
+                      probabilities=_path(probabilities))
 
 
-def scores_csv(evaluation: Evaluation) -> str:
-    """A row per case and class, then `mean`, `cases_in_mean` and `pooled` per class; an undefined value is nan.
-
-    The column `row` says which kind of row it is.
-    """
-    import io
-
-    count_names = list(next(iter(evaluation.pooled_counts.values())))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["row", "case", "class", "label", *measures.MEASURES, *count_names])
-
-    def write(row: str, case: str, name: str, found: dict, counts: dict) -> None:
-        label = evaluation.names.classes[name]
-        cells = [_cell(found[key]) for key in measures.MEASURES]
-        table.writerow([row, case, name, label, *cells, *(counts.get(key, "") for key in count_names)])
-
-    for case in evaluation.cases:
-        for name in evaluation.names.classes:
-            write("case", case.pair.case, name, case.values[name], case.counts[name])
-    for row, found, counts in (
-        ("mean", evaluation.mean, {}),
-        ("cases_in_mean", evaluation.cases_in_mean, {}),
-        ("pooled", evaluation.pooled, evaluation.pooled_counts),
-    ):
-        for name in evaluation.names.classes:
-            write(row, "", name, found[name], counts.get(name, {}))
-    return text.getvalue()
+def _names(paired: Paired, dataset_json: str | Path | None, choice: Choice) -> LabelNames:
+    if choice.instances:
+        return instance_names(paired.references)
+    names = find_label_names(paired.label_files, _path(dataset_json))
+    return chosen_classes(with_regions(names, choice.regions), choice.classes)
 
 
-def write_together(folder: Path, texts: dict[str, str]) -> list[Path]:
-    """Write files under temporary names, then give all of them their final names; an interruption leaves none
-    half-written.
-
-    Raises:
-        NotADirectoryError: `folder` is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; expected a folder for the scores: choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scores-", dir=folder) as scratch:
-        for name, text in texts.items():
-            (Path(scratch) / name).write_text(text, encoding="utf-8")
-        for name in texts:
-            os.replace(Path(scratch) / name, folder / name)
-    return [folder / name for name in texts]
+def _with_equal_tables(cases: Sequence[CaseScores], measured: Iterable[str]) -> list[CaseScores]:
+    """The cases with the measures that all of them have, so that no mean or sum is of fewer cases than another."""
+    equal = []
+    for case in cases:
+        counts = {name: {key: number for key, number in found.items() if all(key in other.counts[name] for other in cases)}
+                  for name, found in case.counts.items()}
+        equal.append(replace(case, counts=counts, values={name: {key: found[key] for key in measured}
+                                                          for name, found in case.values.items()}))
+    return equal
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries whose code the scores depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+def _texts(evaluation: Evaluation, curves: dict | None, formats: Iterable[str], progress: bool) -> dict[str, str]:
+    texts = {}
+    if "json" in formats:
+        texts["scores.json"] = scores_json(evaluation)
+    if "csv" in formats:
+        texts["scores.csv"] = scores_csv(evaluation)
+    if "html" in formats:
+        from nnunet_neuro.evaluate.report import report_page
+
+        texts["report.html"] = report_page(_drawable(evaluation), curves=curves, progress=progress)
+    return texts
 
 
-def _declaration(one: measures.Measure) -> dict:
-    return {
-        "description": one.description,
-        "dimension": one.dimension,
-        "best": one.best,
-        "higher_is_better": one.higher_is_better,
-        "both_empty": one.both_empty,
-        "prediction_empty": one.prediction_empty,
-        "reference_empty": one.reference_empty,
-    }
+def _drawable(evaluation: Evaluation) -> Evaluation:
+    """The evaluation with every case that was too large to be read as a whole cut to its fullest block."""
+    return replace(evaluation, cases=[case if case.fullest is None else replace(case, pair=_cut(case)) for case in evaluation.cases])
 
 
-def _case_entry(case: CaseScores) -> dict:
-    files = {"prediction": case.pair.prediction, "reference": case.pair.reference, "image": case.pair.image}
-    return {
-        "case": case.pair.case,
-        **{role: {"path": str(files[role].path), "sha256": digest} for role, digest in case.sha256.items()},
-        "voxels": case.voxels,
-        "annotated_voxels": case.annotated,
-        "spacing_zyx": spacing_zyx(case.pair.reference) or spacing_zyx(case.pair.prediction),
-        "classes": {name: {"measures": case.values[name], "counts": counts} for name, counts in case.counts.items()},
-    }
+def _cut(case: CaseScores) -> Pair:
+    pair = case.pair
+    region = case.fullest[-len(pair.reference.shape):]
+    return replace(pair, prediction=pair.prediction.crop(region), reference=pair.reference.crop(region),
+                   image=pair.image and pair.image.crop(region))
 
 
-def _without_nan(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _empty_references(cases: Sequence[CaseScores], names: LabelNames) -> list[str]:
+    """A sentence per class that some reference lacks."""
+    found = []
+    for name in names.classes:
+        empty = [case.pair.case for case in cases
+                 if case.counts[name]["true_positive"] + case.counts[name]["false_negative"] == 0]
+        if empty:
+            found.append(f"no annotated voxel of {name} in the reference of {_some(empty)}: what is predicted there is wrong, and without "
+                         "a prediction most measures are undefined")
+    return found
 
 
-def _cell(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+def _unknown_lengths(pairs: Sequence[Pair]) -> list[str]:
+    unknown = [pair.case for pair in pairs if known_spacing(pair) is None]
+    return [f"the voxel size of {_some(unknown)} is not known: lengths, and the tolerance, are in voxels there"] if unknown else []
 
 
-def _sha256(volume: Volume) -> str:
-    digest = hashlib.sha256()
-    for source in volume.sources():
-        with open(source.file, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _in_part(cases: Sequence[CaseScores]) -> list[str]:
+    return [f"{case.pair.case} was measured in {case.blocks} blocks; the report draws {describe_region(case.fullest)} (z, y, x) of it"
+            for case in cases if case.fullest is not None]
+
+
+def _some(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - _NAMED} more cases" if len(cases) > _NAMED else ""
+    return ", ".join(cases[:_NAMED]) + more
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _free_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available * _SHARE_OF_MEMORY)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_neuro.evaluate.measures import MEASURES
+from nnunet_neuro.evaluate.folds import validation_predictions
 from nnunet_neuro.evaluate.pairing import read_label_names
 from nnunet_neuro.evaluate.run import Evaluation, evaluate_folders, write_together
 from nnunet_neuro.evaluate.summary import score_text
@@ -59,7 +59,7 @@ def ablate_views(dataset: str, *, views: Sequence[str], folds: Sequence[str] | N
 
     Raises:
         FileNotFoundError: a view is not trained, or has no validation probabilities.
-        ValueError: fold "all", whose validation cases are its training cases; regions, which are not measured.
+        ValueError: fold "all", whose validation cases are its training cases; regions, on which views cannot vote.
     """
     from tqdm import tqdm
 
@@ -68,7 +68,7 @@ def ablate_views(dataset: str, *, views: Sequence[str], folds: Sequence[str] | N
     if "all" in folds:
         raise ValueError("fold all is validated on its own training cases; give folds of the cross-validation with -f")
     labels = models[0].folder / "dataset.json"
-    read_label_names(labels)  # refuses regions before anything is fused
+    read_label_names(labels)  # refuses labels that are none before anything is fused
     files = {model.view: _validation_files(model, folds) for model in models}
     _refuse_different_cases(files)
     references = nnunet_folder("nnUNet_preprocessed") / name / "gt_segmentations"
@@ -105,14 +105,15 @@ def ablation_csv(rows: Sequence[AblationRow]) -> str:
     """Every measure: a row per combination, case and class, then `mean` and `pooled` per class; an undefined value is nan."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["views", "fusion", "row", "case", "class", *MEASURES])
+    measured = list(rows[0].evaluation.measured)
+    table.writerow(["views", "fusion", "row", "case", "class", *measured])
     for row in rows:
         start, evaluation = ["+".join(row.views), row.method], row.evaluation
         found = [*(("case", case.pair.case, case.values) for case in evaluation.cases),
                  ("mean", "", evaluation.mean), ("pooled", "", evaluation.pooled)]
         for kind, case, values in found:
             for name in evaluation.names.classes:
-                table.writerow([*start, kind, case, name, *(f"{values[name][measure]:.6g}" for measure in MEASURES)])
+                table.writerow([*start, kind, case, name, *(f"{values[name][measure]:.6g}" for measure in measured)])
     return text.getvalue()
 
 
@@ -130,7 +131,7 @@ def _validation_files(model: ViewModel, folds: Sequence[str]) -> dict[str, Path]
     for fold in folds:
         folder = model.fold_folder(fold) / "validation"
         # the labels say which cases were validated, the probabilities are there only on request
-        cases = [path.name.removesuffix(ending) for path in sorted(folder.glob(f"*{ending}"))] if folder.is_dir() else []
+        cases = list(validation_predictions(model.fold_folder(fold), ending))
         missing = [case for case in cases if not (folder / f"{case}.npz").is_file()]
         if missing or not cases:
             raise FileNotFoundError(f"no validation probabilities{f' of {missing[0]}' if missing else ''} in {folder}; run nnneuro_views "

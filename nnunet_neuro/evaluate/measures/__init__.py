@@ -7,7 +7,8 @@ drift apart. A count step that says so works block by block, with the same count
 To add a measure, write its formula with `@measure(...)` in the module of its family; a new kind of count is one more `@count_step(...)`;
 a new family is one more module of this folder. Scores, tables, the report, `--measures` and the contract test find them in `MEASURES`.
 
-Empty masks are decided before the formula is asked, with the values the measure declares: a formula sees counts of a prediction and a
+Empty masks are decided before the formula is asked, with the values the measure declares, unless it
+wants to be asked: a formula sees counts of a prediction and a
 reference that both have voxels. NaN means that the measure is undefined there; such a case is left out of the mean, and the number of
 cases in the mean is reported beside it.
 """

@@ -13,6 +13,7 @@ import numpy as np
 
 Counts = Mapping[str, Any]
 Box = tuple[slice, ...]
+Sides = tuple[tuple[bool, bool], ...]
 _SURROUNDINGS = ("none", "halo", "whole")
 _NEEDS = ("probability",)
 
@@ -31,6 +32,8 @@ class Masks:
         object_ids: (z, y, x) integers of prediction and reference, 0 where there is no object; None takes connected components (26
             neighbours) of the masks.
         probability: (z, y, x) float32 of the class in the prediction, or None where only labels are known.
+        open_sides: per axis, whether the volume goes on before and behind these arrays. None takes every side that `inner` does not
+            reach as open; a halo that ends where the volume ends must say so.
     """
 
     prediction: np.ndarray
@@ -41,6 +44,17 @@ class Masks:
     inner: Box | None = None
     object_ids: tuple[np.ndarray, np.ndarray] | None = None
     probability: np.ndarray | None = None
+    open_sides: Sides | None = None
+
+    @property
+    def unseen_sides(self) -> Sides:
+        """Per axis, whether the volume goes on unseen before and behind these arrays."""
+        if self.open_sides is not None:
+            return self.open_sides
+        if self.inner is None:
+            return ((False, False),) * self.reference.ndim
+        bounds = [part.indices(size) for part, size in zip(self.inner, self.reference.shape, strict=True)]
+        return tuple((start > 0, stop < size) for (start, stop, _), size in zip(bounds, self.reference.shape, strict=True))
 
     @cached_property
     def objects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +120,8 @@ class Measure:
         higher_is_better: direction; None where a value can miss the best one on both sides.
         dimension: power of a length that the value is: 0 for a ratio or a number, 1 for a length. It is in the unit of the voxel size.
         both_empty: value where neither mask has a voxel.
-        prediction_empty: value where only the reference has voxels.
-        reference_empty: value where only the prediction has voxels.
+        prediction_empty: value where only the reference has voxels; None asks the formula.
+        reference_empty: value where only the prediction has voxels; None asks the formula.
         limits: lowest and highest value that is possible.
         also_called: other names of the same number.
         source: paper.
@@ -121,8 +135,8 @@ class Measure:
     higher_is_better: bool | None
     dimension: int
     both_empty: float
-    prediction_empty: float
-    reference_empty: float
+    prediction_empty: float | None
+    reference_empty: float | None
     limits: tuple[float, float] = (0.0, 1.0)
     also_called: tuple[str, ...] = ()
     source: str = ""
@@ -139,9 +153,9 @@ class Measure:
         referenced = counts["true_positive"] + counts["false_negative"]
         if not predicted and not referenced:
             return self.both_empty
-        if not predicted:
+        if not predicted and self.prediction_empty is not None:
             return self.prediction_empty
-        if not referenced:
+        if predicted and not referenced and self.reference_empty is not None:
             return self.reference_empty
         return float(self.formula(counts))
 
@@ -162,9 +176,9 @@ def measure(
     name: str,
     counts: CountStep,
     *,
-    reference_empty: float,
+    reference_empty: float | None,
     both_empty: float = math.nan,
-    prediction_empty: float = 0.0,
+    prediction_empty: float | None = 0.0,
     best: float = 1.0,
     higher_is_better: bool | None = True,
     dimension: int = 0,
