@@ -1,20 +1,36 @@
-"""The report page, and the training curves it draws."""
+"""The report page, its pictures, and the training curves it draws."""
 
 import base64
+import io
+import itertools
 import json
 import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
-from nnunet_neuro.evaluate.figures import errors, fullest_plane, projected
-from nnunet_neuro.evaluate.measures import MEASURES
-from nnunet_neuro.evaluate.pairing import LabelNames
-from nnunet_neuro.evaluate.report import MOST_FIGURES, pictured_cases
-from nnunet_neuro.evaluate.run import evaluate_folders
+from nnunet_neuro.colours import class_colour
+from nnunet_neuro.evaluate import report_voxels
+from nnunet_neuro.evaluate.fields import headlines
+from nnunet_neuro.evaluate.label_names import LabelNames
+from nnunet_neuro.evaluate.measures import MEASURES, families, selected
+from nnunet_neuro.evaluate.plots import class_picture
+from nnunet_neuro.evaluate.report import BEST, WORST, pictured_cases, report_page
+from nnunet_neuro.evaluate.report_guide import guide
+from nnunet_neuro.evaluate.report_pictures import ERROR_COLOURS
+from nnunet_neuro.evaluate.report_tables import overview_tables
+from nnunet_neuro.evaluate.report_values import ranked_cases, value_text
+from nnunet_neuro.evaluate.report_voxels import KINDS
+from nnunet_neuro.evaluate.run import Choice, evaluate_folders
 from nnunet_neuro.evaluate.training_log import merge_logs, parse_log, read_training
+from nnunet_neuro.skeletons import compare_skeletons
 
 
 def log(epochs, *, shift=0.0, numpy_2=True):
@@ -36,9 +52,9 @@ def log(epochs, *, shift=0.0, numpy_2=True):
     return "\n".join(lines) + "\n"
 
 
-@pytest.fixture
-def training(tmp_path):
-    fold = tmp_path / "results" / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0"
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    fold = tmp_path_factory.mktemp("training") / "results" / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0"
     fold.mkdir(parents=True)
     (fold / "training_log_2026_3_4_10_00_00.txt").write_text(log(range(7)))
     (fold / "training_log_2026_3_14_10_00_00.txt").write_text(log(range(5, 9), shift=0.5))
@@ -79,7 +95,7 @@ def test_logs_without_a_finished_epoch_are_refused(tmp_path):
 class Page(HTMLParser):
     """Tags and their attributes, and tags left open."""
 
-    VOID = {"meta", "img", "br", "link", "input", "hr"}
+    VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
     def __init__(self, text):
         super().__init__()
@@ -100,30 +116,65 @@ class Page(HTMLParser):
     def attributes(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
 
-@pytest.fixture
-def page(tmp_path, training):
-    predictions, references, images = (tmp_path / name for name in ("predictions", "labelsTs", "imagesTs"))
-    labels = {"background": 0, "axon & <b>bouton</b>": 1, "ignore": 2}
-    for folder in (predictions, references, images):
-        folder.mkdir()
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+class Road:
+    """Folders of cases for nnneuro_evaluate."""
+
+    def __init__(self, folder, labels):
+        self.folder = folder
+        self.predictions, self.references, self.images = (folder / name for name in ("predictions", "labelsTs", "imagesTs"))
+        for made in (self.predictions, self.references, self.images):
+            made.mkdir()
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+    def add(self, case, reference, prediction, *, image=None, probabilities=None):
+        tifffile.imwrite(self.references / f"{case}.tif", reference)
+        tifffile.imwrite(self.predictions / f"{case}.tif", prediction.astype(reference.dtype))
+        if image is not None:
+            tifffile.imwrite(self.images / f"{case}_0000.tif", image)
+        if probabilities is not None:
+            np.savez(self.predictions / f"{case}.npz", probabilities=probabilities)
+
+    def page(self, **options):
+        evaluate_folders(self.predictions, self.references, out=self.folder / "out", formats=["html"], progress=False, **options)
+        return (self.folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    made = Road(tmp_path_factory.mktemp("road"), {"background": 0, "axon & <b>bouton</b>": 1, "ignore": 2})
     for case in ("a", "b<i>"):
         reference = np.zeros((5, 30, 40), np.uint8)
         reference[1:4, 10:14, 5:35] = 1
         reference[:, :, 30:] = 2
-        tifffile.imwrite(references / f"{case}.tif", reference)
-        tifffile.imwrite(predictions / f"{case}.tif", np.roll(reference == 1, 2, axis=1).astype(np.uint8))
-        tifffile.imwrite(images / f"{case}_0000.tif", reference.astype(np.uint16) * 300)
-    evaluate_folders(predictions, references, images=images, training=training, out=tmp_path / "out", progress=False)
-    return (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        probability = np.where(reference == 1, 0.8, 0.1).astype(np.float32)
+        made.add(case, reference, np.roll(reference == 1, 2, axis=1), image=reference.astype(np.uint16) * 300,
+                 probabilities=np.stack([1 - probability, probability]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(road, training):
+    return road.page(images=road.images, training=training)
+
+
+@pytest.fixture(scope="module")
+def everything(road):
+    """An evaluation with every measure there is."""
+    return evaluate_folders(road.predictions, road.references, probabilities=road.predictions, choice=Choice(measures=tuple(families())),
+                            progress=False)
 
 
 def test_report_is_one_well_formed_file_without_scripts_or_references(page):
     parsed = Page(page)
     assert parsed.open == []
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in parsed.tags}
-    anchors = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    anchors = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
     for tag, attributes in parsed.tags:
         for name, value in attributes.items():
             assert name not in ("srcset", "action", "data") and not name.startswith("on")
@@ -135,20 +186,54 @@ def test_report_is_one_well_formed_file_without_scripts_or_references(page):
     assert "url(" not in page and "@import" not in page and "http" not in "".join(parsed.text)
 
 
+def test_report_can_be_used_with_a_keyboard_and_a_screen_reader(page):
+    parsed = Page(page)
+    assert parsed.attributes("html") == [{"lang": "en"}]
+    assert parsed.attributes("a")[0]["href"] == "#main" and "focus-visible" in page
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    regions = [attributes for tag, attributes in parsed.tags if attributes.get("class") == "wide"]
+    assert len(regions) == len(parsed.attributes("table")) and all(one["tabindex"] == "0" and one["aria-label"] for one in regions)
+    assert all("scope" in attributes for attributes in parsed.attributes("th"))
+    assert len(parsed.attributes("caption")) == len(regions)
+    assert len(parsed.attributes("details")) == len(parsed.attributes("summary")) > 3
+    assert all(60 < len(picture["alt"]) < 1500 for picture in parsed.attributes("img"))
+
+
 def test_report_shows_every_case_fold_and_measure(page):
     parsed = Page(page)
-    text = " ".join("".join(parsed.text).split())
-    pictures = parsed.attributes("img")
-    assert len(pictures) == 3
-    assert all(len(picture["alt"]) > 30 for picture in pictures)
-    assert "Case b<i>" in pictures[1]["alt"] and "9 epochs" in pictures[2]["alt"]
-    for one in MEASURES.values():
-        assert " ".join(one.description.split("\n\n")[0].split()) in text
-    assert "mean over cases" in text and "pooled" in text
-    assert "axon & <b>bouton</b>" in text
-    assert "carries the ignore label 2 and counts nowhere" in text
-    assert parsed.attributes("html") == [{"lang": "en"}]
-    assert all("scope" in attributes for attributes in parsed.attributes("th"))
+    pictures = [picture["alt"] for picture in parsed.attributes("img")]
+    assert len(pictures) == 4
+    assert "Class axon & <b>bouton</b>" in pictures[0] and "median" in pictures[0]
+    assert "Case a" in pictures[1] and "Case b<i>" in pictures[2] and "9 epochs" in pictures[3]
+    for one in selected(["overlap", "centrelines", "surfaces"]).values():
+        assert " ".join(one.description.split("\n\n")[0].split()) in parsed.words
+        assert one.source.rstrip(".") in parsed.words and all(name in parsed.words for name in one.also_called)
+    assert "mean over cases" in parsed.words and "pooled" in parsed.words
+    assert "axon & <b>bouton</b>" in parsed.words
+    assert "carries the ignore label 2 and counts nowhere" in parsed.words
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_has_its_tables_plots_and_guide(everything, family):
+    evaluation = replace(everything, measured=selected([family]))
+    name = next(iter(evaluation.names.classes))
+    picture = class_picture(evaluation, name)
+    assert picture.png.startswith(b"\x89PNG") and "Reliability" in picture.alternative
+    assert headlines(evaluation.measured)[0] in picture.alternative
+    tables, entries = Page(overview_tables(evaluation)), Page(guide(evaluation))
+    assert tables.open == entries.open == []
+    for key, one in MEASURES.items():
+        described = " ".join(one.description.split("\n\n")[0].split()) in entries.words
+        assert described == (one.family == family), key
+        assert (f">{key}</th>" in overview_tables(evaluation)) == (one.family == family), key
+
+
+def test_probabilities_add_a_reliability_diagram_also_of_a_single_case(everything):
+    parsed = Page(report_page(replace(everything, cases=everything.cases[:1]), progress=False))
+    assert "2 bins of probability; the farthest from calibrated says 0.80" in parsed.attributes("img")[0]["alt"]
+    assert "reliability diagram" in parsed.words and "All cases" not in parsed.words and "mean over cases" not in parsed.words
+    assert len(parsed.attributes("img")) == 2
 
 
 def test_report_needs_no_images_and_no_training(tmp_path):
@@ -158,30 +243,139 @@ def test_report_needs_no_images_and_no_training(tmp_path):
     evaluate_folders(tmp_path / "labelsTr", tmp_path / "labelsTr", out=tmp_path / "out", progress=False)
     parsed = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert len(parsed.attributes("img")) == 1
-    assert "Training" not in parsed.text
+    assert "Training" not in parsed.text and "No annotated voxel of axon in the reference of empty" in parsed.words
 
 
-def test_of_many_cases_the_worst_are_pictured():
-    class Case:
-        def __init__(self, dice):
-            self.values = {"axon": {"Dice": dice}}
-
-    cases = [Case(number / 100) for number in range(100)][::-1]
-    shown = [case.values["axon"]["Dice"] for case in pictured_cases(cases)]
-    assert len(shown) == MOST_FIGURES and max(shown) < 0.25 and shown == sorted(shown, reverse=True)
+def test_a_case_in_blocks_is_drawn_in_part(road):
+    parsed = Page(road.page(images=road.images, choice=Choice(measures=("overlap",), block=(5, 15, 20))))
+    assert "the report draws" in parsed.words and len(parsed.attributes("img")) == 3
 
 
-def test_pictured_plane_and_errors_leave_out_unlabelled_voxels(tmp_path):
-    names = LabelNames({"axon": 1, "soma": 2}, 3, tmp_path)
-    reference = np.array([[[3, 3, 3, 3, 3]], [[0, 1, 1, 0, 3]], [[0, 2, 0, 0, 3]]], np.uint8)
-    prediction = np.array([[[1, 1, 1, 1, 1]], [[0, 1, 2, 1, 1]], [[1, 0, 0, 0, 1]]], np.uint8)
-    assert fullest_plane(reference, prediction, names) == 1
-    assert projected(reference, names).tolist() == [[0, 2, 1, 0, 3]]
-    found = {name: mask.astype(int).tolist() for name, mask in errors(prediction[1], reference[1], names).items()}
-    assert found == {
-        "hit": [[0, 1, 0, 0, 0]],
-        "extra": [[0, 0, 0, 1, 0]],
-        "missed": [[0, 0, 0, 0, 0]],
-        "wrong class": [[0, 0, 1, 0, 0]],
-    }
-    assert errors(prediction[2], reference[2], names)["missed"].tolist() == [[False, True, False, False, False]]
+@pytest.mark.slow
+def test_page_of_many_cases_and_classes_stays_light(tmp_path):
+    rng = np.random.default_rng(0)
+    road = Road(tmp_path, {"background": 0, **{f"structure {number}": number for number in range(1, 13)}})
+    for number in range(200):
+        reference = np.kron(rng.integers(0, 13, (3, 4, 4)), np.ones((3, 6, 6))).astype(np.uint8)
+        road.add(f"case_{number:03d}", reference, np.where(rng.random(reference.shape) < 0.3, 0, reference))
+    page = road.page(choice=Choice(measures=("overlap",)))
+    parsed = Page(page)
+    assert len(parsed.attributes("img")) == 12 + WORST + BEST and len(page) < 4_000_000
+    assert all(f"case_{number:03d}" in page for number in range(200))
+    assert max(len(picture["alt"]) for picture in parsed.attributes("img")) < 1500
+
+
+def of_values(values, **measure):
+    """An evaluation with one class and one measure."""
+    one = next(iter(selected([measure.pop("name", "Dice")]).values()))
+    cases = [SimpleNamespace(values={"axon": {one.name: value}}) for value in values]
+    return SimpleNamespace(cases=cases, measured={one.name: one}, field_of_use=None)
+
+
+@pytest.mark.parametrize(("name", "order"), [("Dice", [0.1, 0.3, 0.9]), ("HD95", [0.9, 0.3, 0.1]),
+                                             ("volume_similarity_signed", [0.9, 0.3, 0.1])])
+def test_cases_are_ranked_from_the_worst_in_the_direction_of_the_measure(name, order):
+    ranked = ranked_cases(of_values([0.3, math.nan, 0.9, 0.1], name=name))
+    assert [one.value for one in ranked[:3]] == order and math.isnan(ranked[3].value)
+    assert [one.place for one in ranked] == [1, 2, 3, 4]
+
+
+def test_of_many_cases_the_worst_and_the_best_are_pictured():
+    shown = [one.value for one in pictured_cases(ranked_cases(of_values([*np.arange(100)[::-1] / 100, math.nan])))]
+    assert shown == [*np.arange(WORST) / 100, *np.arange(100 - BEST, 100) / 100]
+    assert len(pictured_cases(ranked_cases(of_values([0.5, math.nan])))) == 2
+    assert len(pictured_cases(ranked_cases(of_values([0.5] * 3 + [math.nan] * 20)))) == WORST + BEST
+
+
+def test_regions_are_drawn_inside_each_other_and_what_is_not_measured_is_background(tmp_path):
+    labels = np.array([[[0, 1, 2, 3, 4]]], np.uint8)
+    nested = LabelNames({"whole": 1, "core": 2}, 4, tmp_path, {"whole": (1, 2, 3), "core": (2, 3)})
+    assert report_voxels.class_numbers(labels, nested).tolist() == [[[0, 1, 2, 2, 0]]]
+    chosen = LabelNames({"both": -1}, None, tmp_path, {"both": (1, 2)}, further=(3, 4))
+    assert report_voxels.class_numbers(labels, chosen).tolist() == [[[0, 1, 1, 0, 0]]]
+
+
+def test_errors_leave_out_unlabelled_voxels():
+    reference, prediction = np.array([0, 1, 1, 0, 2, 1]), np.array([1, 0, 1, 0, 1, 1])
+    annotated = np.array([True] * 5 + [False])
+    kinds = report_voxels.error_kinds(prediction, reference, annotated)
+    assert [("nothing", *KINDS)[kind] for kind in kinds] == ["extra", "missed", "hit", "nothing", "wrong class", "nothing"]
+    stacked = np.array([[1, 2, 2, 0], [4, 4, 1, 1], [0, 0, 0, 0]], np.uint8)
+    assert report_voxels.most_frequent_kind(stacked, axis=1).tolist() == [2, 4, 0]
+
+
+def test_objects_are_hit_where_each_is_the_others_largest_overlap():
+    reference = np.array([[[7, 7, 7, 7, 9, 9, 0, 5]]], np.uint64)
+    prediction = np.array([[[3, 3, 3, 1, 1, 1, 1, 0]]], np.uint64)
+    predicted, referenced = report_voxels.paired_objects(prediction, reference)
+    kinds = report_voxels.error_kinds(predicted, referenced, np.ones(reference.shape, bool)).ravel()
+    assert [("nothing", *KINDS)[kind] for kind in kinds] == ["hit"] * 3 + ["wrong class", "hit", "hit", "extra", "missed"]
+
+
+def test_pictured_planes_are_the_fullest_and_of_equal_ones_the_middle():
+    reference = np.zeros((9, 8, 7), np.uint8)
+    reference[2, 1:7, 5] = 1
+    reference[4, 1:7, :] = 1
+    annotated = np.ones(reference.shape, bool)
+    annotated[4] = False
+    case = report_voxels.DrawnCase(np.zeros_like(reference), reference, annotated, np.zeros_like(reference), None)
+    assert report_voxels.fullest_planes(case) == (2, 4, 5)
+    nothing = report_voxels.DrawnCase(reference * 0, reference * 0, annotated, reference * 0, None)
+    assert report_voxels.fullest_planes(nothing)[0] in (3, 5)
+
+
+@pytest.mark.parametrize("planes", [slice(None), slice(2, None, 4)])
+def test_centre_line_errors_are_those_that_are_counted(planes):
+    rng = np.random.default_rng(1)
+    from scipy import ndimage
+
+    reference, prediction = (ndimage.gaussian_filter(rng.random((12, 30, 30)), 1.5) > 0.53 for _ in range(2))
+    annotated = np.zeros(reference.shape, bool)
+    annotated[planes] = True
+    options = {"tolerance": 2.0, "spacing": (2.0, 1.0, 1.0)}
+    found = report_voxels.centre_line_errors(prediction, reference, annotated, **options)
+    counted = compare_skeletons(prediction, reference, annotated, **options)
+    assert len(found["hit"]) == counted["skeleton_reference_hit_tolerant"] > 0
+    assert len(found["missed"]) == counted["skeleton_reference"] - counted["skeleton_reference_hit_tolerant"] > 0
+    assert len(found["extra"]) == counted["skeleton_prediction"] - counted["skeleton_prediction_hit_tolerant"] > 0
+    assert all(annotated[tuple(places.T)].all() for places in found.values())
+
+
+def test_few_voxels_keep_their_colour_in_the_picture(road):
+    from PIL import Image
+
+    parsed = Page(road.page(images=road.images, choice=Choice(measures=("overlap",))))
+    data = base64.b64decode(parsed.attributes("img")[1]["src"].partition(",")[2])
+    colours = {colour for _, colour in Image.open(io.BytesIO(data)).convert("RGB").getcolors(1000)}
+    wanted = [class_colour(0), *(ERROR_COLOURS[kind] for kind in ("hit", "extra", "missed")), "#ffffff", "#c4c4c4"]
+    for name in wanted:
+        colour = np.array([int(name[place:place + 2], 16) for place in (1, 3, 5)])
+        assert min(np.abs(np.array(other) - colour).max() for other in colours) <= 1, name
+
+
+def test_numbers_keep_their_digits():
+    assert [value_text(value) for value in (0.8714, 0.000312, 0.0, 12.5, 12345.6, math.nan, math.inf)] == [
+        "0.871", "0.00031", "0.000", "12.500", "12346", "–", "∞"]
+
+
+@pytest.mark.slow
+def test_report_opens_in_a_browser(page, tmp_path):
+    browser = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("needs chromium")
+    from skimage.io import imread
+
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    for width in (1300, 500):
+        shot = tmp_path / f"{width}.png"
+        done = subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--enable-logging=stderr", f"--window-size={width},3000",
+             f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", (tmp_path / "page.html").as_uri()],
+            capture_output=True, text=True, timeout=120)
+        shown = imread(shot)[..., :3].astype(int)
+        assert shown.shape[1] == width and "CONSOLE" not in done.stderr
+        assert 0.02 < np.mean((shown < 240).any(axis=-1)) < 0.6
+        for name in (class_colour(0), ERROR_COLOURS["missed"], "#8ebfe3"):
+            colour = [int(name[place:place + 2], 16) for place in (1, 3, 5)]
+            assert (np.abs(shown - colour).max(axis=-1) < 12).sum() > 100, f"{name} at a width of {width}"

@@ -7,7 +7,7 @@ those after it are striped. Errors are drawn over the raw image, which is made p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from nnunet_neuro.colours import UNLABELLED, class_colour
 from nnunet_neuro.evaluate import report_voxels
 from nnunet_neuro.evaluate.label_names import LabelNames
 from nnunet_neuro.evaluate.pairing import Pair
-from nnunet_neuro.evaluate.report_pictures import INK, Picture, new_figure, plain, png_of
+from nnunet_neuro.evaluate.report_pictures import CLASS_COLOURS, ERROR_COLOURS, INK, PLANE_COLOUR, Picture, new_figure, plain, png_of
 from nnunet_neuro.evaluate.report_voxels import KINDS, DrawnCase, Views, projections, sections
 from nnunet_neuro.evaluate.sources import known_spacing
 
@@ -26,13 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EMPTY = "#f7f7f7"
-# lightness in CIELAB 78, 50, 34 and 7; the ground has 97, a pale raw image 84 and more
-_ERRORS = {"hit": "#8fd0a0", "extra": "#e0218a", "wrong class": "#5b3fa0", "missed": "#14141e"}
 _MEANING = {"hit": "in both", "extra": "prediction only", "wrong class": "another class", "missed": "reference only"}
 _MARKERS = {"hit": "s", "extra": "^", "missed": "X"}
 _PALEST, _DARKEST = 1.0, 0.82
 _DARK = 0.3
-_STRIPED_FROM = 8  # class_colour repeats then
 _PANEL_WIDTH = 2.8  # inches
 _GAP = 0.025
 _THINNEST = 0.03  # of the longest side, to be drawn from the side
@@ -84,10 +81,7 @@ def case_picture(pair: Pair, names: LabelNames, *, tolerance: float | None = Non
         rows[0] += [_line_panel(voxels, lines)] if lines is not None else []
     else:
         rows.append(_projection_panels(voxels, names, lines))
-    figure = _drawn(rows, voxels.reference.shape, spacing, views)
-    handles = _legend_handles(voxels, names, lines)
-    columns = 6 if len(rows[0]) > 3 else 4
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), frameon=False, fontsize=9)
+    figure = _drawn(rows, voxels.reference.shape, spacing, views, _legend_handles(voxels, names, lines))
     return Picture(png_of(figure), _told(pair, voxels, planes, lines, flat=flat))
 
 
@@ -115,7 +109,7 @@ def _section_panels(voxels: DrawnCase, planes: tuple[int, int, int], names: Labe
         _Panel("errors", _errors(sections(voxels.kinds, planes), unlabelled, raw), unlabelled),
     ]
     if voxels.reference.shape[0] > 1:
-        panels[0] = _Panel(panels[0].title, panels[0].views, panels[0].unlabelled, planes=planes)
+        panels[0] = replace(panels[0], title=f"{panels[0].title}, z {planes[0]}, y {planes[1]}, x {planes[2]}", planes=planes)
     return panels
 
 
@@ -155,7 +149,7 @@ def _painted(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     for number in np.unique(numbers[numbers > 0]):
         here = numbers == number
         picture[here] = to_rgb(class_colour(number - 1))
-        if number > _STRIPED_FROM:
+        if number > CLASS_COLOURS:
             picture[here & stripe] = to_rgb(INK)
     return picture
 
@@ -167,7 +161,7 @@ def _errors(kinds: Views, unlabelled: Views, raw: Views | None) -> Views:
     for place, (view, away) in enumerate(zip(kinds, unlabelled)):
         picture = _ground(away, None if raw is None else raw[place])
         for number, kind in enumerate(KINDS, 1):
-            picture[view == number] = to_rgb(_ERRORS[kind])
+            picture[view == number] = to_rgb(ERROR_COLOURS[kind])
         pictures.append(picture)
     return tuple(pictures)
 
@@ -197,14 +191,16 @@ def _is_thin(shape: Sequence[int], spacing: Sequence[float]) -> bool:
     return depth < _THINNEST * max(sides)
 
 
-def _drawn(rows: list[list[_Panel]], shape: Sequence[int], spacing: Sequence[float], views: int) -> Figure:
+def _drawn(rows: list[list[_Panel]], shape: Sequence[int], spacing: Sequence[float], views: int, handles: list[Artist]) -> Figure:
     lengths = [size * step for size, step in zip(shape, spacing)]
     gap = _GAP * max(lengths[1:])
     side = lengths[0] + gap if views == 3 else 0.0
     width, height = lengths[2] + side, lengths[1] + side
     columns = max(map(len, rows))
     panel_height = float(np.clip(_PANEL_WIDTH * height / width, 0.7, 1.5 * _PANEL_WIDTH))
-    figure = new_figure(_PANEL_WIDTH * columns, len(rows) * (panel_height + 0.3) + 0.5)
+    in_a_row = min(max(len(handles), 1), 6 if columns > 3 else 4)
+    legend_height = 0.25 + 0.2 * -(-len(handles) // in_a_row)
+    figure = new_figure(_PANEL_WIDTH * columns, len(rows) * (panel_height + 0.32) + legend_height)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, panels in zip(grid, rows):
@@ -213,6 +209,7 @@ def _drawn(rows: list[list[_Panel]], shape: Sequence[int], spacing: Sequence[flo
             ax.set(xlim=(-0.2 * gap, width + 0.2 * gap), ylim=(height + 0.2 * gap, -0.2 * gap), aspect="equal", xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.set_title(panel.title, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=9)
     return figure
 
 
@@ -233,8 +230,8 @@ def _draw(ax: Axes, panel: _Panel, lengths: Sequence[float], gap: float, spacing
         across = [x, width + gap + z, x][:views]
         down = [y, y, height + gap + z][:views]
         size = float(np.clip(1.3 * 72 * _PANEL_WIDTH * min(spacing[1:]) / (width + (depth if views == 3 else 0)), 1.2, 5))
-        ax.plot(np.concatenate(across), np.concatenate(down), _MARKERS[kind], ms=size if kind == "hit" else 1.6 * size, c=_ERRORS[kind],
-                mew=0)
+        ax.plot(np.concatenate(across), np.concatenate(down), _MARKERS[kind], c=ERROR_COLOURS[kind], mew=0,
+                ms=size if kind == "hit" else 1.6 * size)
 
 
 def _hatch(ax: Axes, unlabelled: np.ndarray, extent: Sequence[float]) -> None:
@@ -253,7 +250,7 @@ def _mark_planes(ax: Axes, planes: Sequence[int], lengths: Sequence[float], gap:
     depth, height, width = lengths
     for across, down in (([x, x], [0, height + gap + depth]), ([0, width + gap + depth], [y, y]),
                          ([width + gap + z] * 2, [0, height]), ([0, width], [height + gap + z] * 2)):
-        ax.plot(across, down, ":", color="#f0b000", lw=0.9)
+        ax.plot(across, down, ":", color=PLANE_COLOUR, lw=0.9)
 
 
 def _legend_handles(voxels: DrawnCase, names: LabelNames, lines: dict[str, np.ndarray] | None) -> list[Artist]:
@@ -269,12 +266,12 @@ def _legend_handles(voxels: DrawnCase, names: LabelNames, lines: dict[str, np.nd
         handles = [_class_patch(number, name) for number, name in enumerate(names.classes, 1) if number in drawn]
         meaning = _MEANING
     kinds = set(np.unique(voxels.kinds))
-    handles += [Patch(facecolor=_ERRORS[kind], label=f"{'wrong' if kind == 'wrong class' else kind}: {meaning[kind]}", **edge)
+    handles += [Patch(facecolor=ERROR_COLOURS[kind], label=f"{'wrong' if kind == 'wrong class' else kind}: {meaning[kind]}", **edge)
                 for number, kind in enumerate(KINDS, 1) if number in kinds]
     if not voxels.annotated.all():
         handles.append(Patch(facecolor=UNLABELLED, hatch="////", label="unlabelled, not counted", **edge))
     if lines is not None:
-        handles += [Line2D([], [], ls="", marker=_MARKERS[kind], c=_ERRORS[kind], mew=0, ms=6, label=f"centre line: {kind}")
+        handles += [Line2D([], [], ls="", marker=_MARKERS[kind], c=ERROR_COLOURS[kind], mew=0, ms=6, label=f"centre line: {kind}")
                     for kind, places in lines.items() if len(places)]
     return handles
 
@@ -282,7 +279,7 @@ def _legend_handles(voxels: DrawnCase, names: LabelNames, lines: dict[str, np.nd
 def _class_patch(number: int, name: str) -> Artist:
     from matplotlib.patches import Patch
 
-    striped = number > _STRIPED_FROM
+    striped = number > CLASS_COLOURS
     return Patch(facecolor=class_colour(number - 1), hatch="////" if striped else None, edgecolor=INK if striped else "#666666",
                  linewidth=0.5, label=plain(name))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
 _MARKERS = "osD^vPX*"
 _FEWEST_IN_A_BOX = 5
+_MANY_POINTS = 60
 _MOST_AXES_OF_THEIR_OWN = 4
 _HEIGHT_OF_BOX, _HEIGHT_OF_SCALE, _HEIGHT_OF_SQUARE = 0.4, 0.5, 3.2  # inches
 _DECADES_OF_A_LOG_AXIS = 1.3
@@ -48,11 +49,10 @@ def class_picture(evaluation: Evaluation, name: str) -> Picture | None:
     parts = np.atleast_1d(figure.subfigures(1, len(wide), width_ratios=wide))
     told = []
     if several:
-        axes = parts[0].subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
-        told += [_boxes(ax, evaluation, name, group) for ax, group in zip(axes, groups)]
-        told.append(_scatter(_square(parts[1]), evaluation, name, groups[0][0]))
+        told += [_boxes(ax, evaluation, name, group) for ax, group in zip(_from_the_top(parts[0], heights), groups)]
+        told.append(_scatter(_from_the_top(parts[1], [_HEIGHT_OF_SQUARE])[0], evaluation, name, groups[0][0]))
     if calibrated:
-        told.append(_reliability(_square(parts[-1]), evaluation, name))
+        told.append(_reliability(_from_the_top(parts[-1], [_HEIGHT_OF_SQUARE])[0], evaluation, name))
     return Picture(png_of(figure), f"Class {name}. {' '.join(told)}")
 
 
@@ -93,14 +93,17 @@ def _groups(shown: Sequence[Measure]) -> list[list[Measure]]:
     return [group for group in shares if group] + others[:_MOST_AXES_OF_THEIR_OWN]
 
 
-def _square(part: SubFigure) -> Axes:
-    """Axes at the top of a part of a figure, no higher than they should be."""
-    rest = part.bbox.height / part.dpi - _HEIGHT_OF_SQUARE
-    if rest < 0.3:
-        return part.subplots()
-    upper, lower = part.subplots(2, 1, height_ratios=[_HEIGHT_OF_SQUARE, rest])
-    lower.axis("off")
-    return upper
+def _from_the_top(part: SubFigure, heights: Sequence[float]) -> list[Axes]:
+    """Axes below each other, no higher than they should be.
+
+    Args:
+        part: of a figure.
+        heights: in inches.
+    """
+    rest = max(0.01, part.bbox.height / part.dpi - sum(heights))
+    *axes, below = part.subplots(len(heights) + 1, 1, height_ratios=[*heights, rest])
+    below.axis("off")
+    return axes
 
 
 def _boxes(ax: Axes, evaluation: Evaluation, name: str, shown: Sequence[Measure]) -> str:
@@ -122,7 +125,9 @@ def _boxes(ax: Axes, evaluation: Evaluation, name: str, shown: Sequence[Measure]
             _box(ax, values, place, colour=colour, hatch=_HATCHES[number % len(_HATCHES)])
         # neighbours in rank stand apart; not drawn at random, so that the same scores give the same picture
         aside = (np.argsort(np.argsort(values, kind="stable")) * 0.618 % 1 - 0.5) * 0.45
-        ax.plot(values, place + aside, marker, ms=3.5 if len(values) >= _FEWEST_IN_A_BOX else 6, c=INK, alpha=0.6, mew=0, clip_on=False)
+        many = len(values) > _MANY_POINTS
+        ax.plot(values, place + aside, marker, ms=6 if len(values) < _FEWEST_IN_A_BOX else 2.5 if many else 3.5, c=INK,
+                alpha=0.3 if many else 0.6, mew=0, clip_on=False)
     ax.set_yticks(range(len(shown)), [f"{plain(one.name)} {_arrow(one)}" for one in shown])
     ax.set_ylim(len(shown) - 0.5, -0.5)
     if len(shown) == 1 and shown[0].limits != _SCALE_OF_RATIOS:
@@ -149,6 +154,8 @@ def _box(ax: Axes, values: np.ndarray, place: float, *, colour: str, hatch: str)
 
 def _scatter(ax: Axes, evaluation: Evaluation, name: str, one: Measure) -> str:
     """Volume of the reference against a measure."""
+    from matplotlib.ticker import MaxNLocator
+
     number = class_number_of(evaluation, name)
     volumes = np.array([_volume(case.counts[name], case.spacing) for case in evaluation.cases])
     values = np.array([case.values[name][one.name] for case in evaluation.cases], float)
@@ -169,6 +176,9 @@ def _scatter(ax: Axes, evaluation: Evaluation, name: str, one: Measure) -> str:
     ax.plot(volumes[drawn], values[drawn], _MARKERS[number % len(_MARKERS)], ms=5, c=class_colour(number), mec=INK, mew=0.4, alpha=0.8,
             clip_on=False)
     ax.margins(0.12)
+    if not logarithmic:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.ticklabel_format(axis="x", scilimits=(-3, 4))
     return _told_relation(volumes[drawn], values[drawn], one)
 
 
@@ -186,7 +196,7 @@ def _reliability(ax: Axes, evaluation: Evaluation, name: str) -> str:
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set_xlabel("mean probability given", fontsize=9)
     ax.set_ylabel("share that is the class", fontsize=9)
-    ax.legend(frameon=False, loc="upper left", fontsize=8, borderaxespad=0)
+    ax.legend(frameon=False, loc="best", fontsize=8)
     _quiet(ax)
     largest = np.abs(points.predicted - points.observed).argmax()
     return (f"Reliability: {len(points.voxels)} bins of probability; the farthest from calibrated says {points.predicted[largest]:.2f} on "

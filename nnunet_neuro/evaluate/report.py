@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -18,18 +19,19 @@ from nnunet_neuro.evaluate.plots import class_picture, training_picture
 from nnunet_neuro.evaluate.report_guide import guide
 from nnunet_neuro.evaluate.report_pictures import figure_tag
 from nnunet_neuro.evaluate.report_tables import case_tables, file_table, mean_of_classes, overview_tables
-from nnunet_neuro.evaluate.report_values import RankedCase, ranked_cases, ranking_measure, value_text
+from nnunet_neuro.evaluate.report_values import RankedCase, badness, ranked_cases, ranking_measure, value_text
 from nnunet_neuro.evaluate.summary import number_of
 from nnunet_neuro.evaluate.training_log import Epoch
 
 if TYPE_CHECKING:
-    from nnunet_neuro.evaluate.scores import Evaluation
+    from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
 
 # of more cases than both together; a picture has about 0.2 MB, and a browser stays quick with a page of a few
 WORST, BEST = 8, 4
 # measures that are told beside a picture
 _TOLD = 5
 _SIZES_TOLD = 4
+_CLASSES_TOLD = 4
 
 
 def report_page(evaluation: Evaluation, *, curves: dict[str, dict[int, Epoch]] | None = None, progress: bool = True) -> str:
@@ -75,9 +77,9 @@ def pictured_cases(ranked: Sequence[RankedCase]) -> list[RankedCase]:
     """All cases, or the `WORST` and the `BEST` of many; those whose ranking measure is undefined are neither."""
     if len(ranked) <= WORST + BEST:
         return list(ranked)
-    known = [one for one in ranked if one.value == one.value]
+    known = [one for one in ranked if not math.isnan(one.value)]
     if len(known) <= WORST + BEST:
-        return [*known, *islice((one for one in ranked if one.value != one.value), WORST + BEST - len(known))]
+        return [*known, *islice((one for one in ranked if math.isnan(one.value)), WORST + BEST - len(known))]
     return [*known[:WORST], *known[-BEST:]]
 
 
@@ -106,8 +108,8 @@ def _reading(evaluation: Evaluation) -> str:
     told = f"{tolerances[0]:g}" if tolerances[0] == tolerances[-1] else f"{tolerances[0]:g} to {tolerances[-1]:g}"
     rule = "" if evaluation.tolerance is not None else ", twice the smallest edge of a voxel"
     return (f"{several}<p>Tolerant measures allow {told}{rule}. Lengths and the tolerance are in the unit of the voxel size: micrometres "
-            "for microscopy, millimetres for MRI. A dash is an undefined value; it is left out of the mean, and the number of cases in the "
-            "mean is then given below it.</p>")
+            "for microscopy, millimetres for MRI. An arrow shows whether higher (↑) or lower (↓) is better. A dash is an undefined value; it "
+            "is left out of the mean, and the number of cases in the mean is then given below it.</p>")
 
 
 def _class_plots(evaluation: Evaluation) -> str:
@@ -115,7 +117,7 @@ def _class_plots(evaluation: Evaluation) -> str:
     shown = {name: picture for name, picture in pictures.items() if picture is not None}
     if not shown:
         return ""
-    how = ("<p>Every mark is a case; an arrow shows where better is. From five cases on, a box spans the quartiles, the line in it is the "
+    how = ("<p>Every mark is a case; from five cases on, a box spans the quartiles, the line in it is the "
            "median, and the whiskers reach the farthest case within 1.5 times the length of the box. An axis of shares may begin above 0."
            "</p>") if len(evaluation.cases) > 1 else ""
     if any("calibration_voxels" in evaluation.cases[0].counts[name] for name in shown):
@@ -150,11 +152,19 @@ def _case_caption(evaluation: Evaluation, one: RankedCase, of: int) -> str:
     end = {1: " (worst)", of: " (best)"}.get(one.place, "")
     place = "" if of == 1 else f"<strong>{one.place} of {of}{end}</strong> "
     mean = "mean over classes: " if len(evaluation.names.classes) > 1 else ""
-    by_class = ""
-    if mean and told:
-        found = {name: value_text(values[told[0].name]) for name, values in one.case.values.items()}
-        by_class = f"; {told[0].name} " + ", ".join(f"{name} {value}" for name, value in found.items())
+    by_class = f"; {_of_classes(one.case, told[0])}" if mean and told else ""
     return f"{place}{escape(mean + mean_of_classes(one.case, told) + by_class)}"
+
+
+def _of_classes(case: CaseScores, measure: Measure) -> str:
+    """A measure of each class; of many, the worst and the best."""
+    found = {name: values[measure.name] for name, values in case.values.items()}
+    if len(found) > _CLASSES_TOLD:
+        order = sorted(found, key=lambda name: badness(found[name], measure), reverse=True)
+        known = [name for name in order if not math.isnan(found[name])]
+        return " and ".join(f"{measure.name} {found[name]:.3f} of {name}, the {end}" for name, end in zip(
+            dict.fromkeys([*known[:1], *known[-1:]]), ("worst class", "best")))
+    return f"{measure.name} " + ", ".join(f"{name} {value_text(value)}" for name, value in found.items())
 
 
 def _figure_note(shown: int, cases: int, first: Measure | None) -> str:
@@ -164,7 +174,8 @@ def _figure_note(shown: int, cases: int, first: Measure | None) -> str:
         which = f"By {escape(first.name)}, from the worst to the best: {chosen}. "
     return (f"{which}Each picture shows a plane, seen from the front, from the side (right) and from above (below); dotted lines mark "
             "where the planes cut each other. Planes are those with most annotated reference. Contrast of raw images is from their 1st to "
-            "99.7th percentile.")
+            "99.7th percentile; errors are drawn over the image made pale, a dark one as its negative. Flat images and thin stacks have no "
+            "views from the sides.")
 
 
 def _training(curves: dict[str, dict[int, Epoch]] | None) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
 
 _OPEN_UP_TO = 12  # rows
+_SUMMARIES = ("mean over cases", "standard deviation", "lowest", "median", "highest", "pooled", "cases in mean")
 
 
 def overview_tables(evaluation: Evaluation) -> str:
@@ -94,7 +95,7 @@ def by_family(measured: Iterable[Measure]) -> dict[str, list[Measure]]:
 def _family_list(evaluation: Evaluation, family: str, found: Sequence[Measure]) -> str:
     """All measures of a family, a row for each class."""
     mean, deviation, in_mean, pooled = evaluation.mean, evaluation.deviation, evaluation.cases_in_mean, evaluation.pooled
-    rows = []
+    rows, single = [], len(evaluation.cases) == 1
     for one in found:
         for name in evaluation.names.classes:
             values = [case.values[name][one.name] for case in evaluation.cases]
@@ -102,9 +103,9 @@ def _family_list(evaluation: Evaluation, family: str, found: Sequence[Measure]) 
             spread = [min(values), median(values), max(values)] if values else [math.nan] * 3
             numbers = [mean[name][one.name], deviation[name][one.name], *spread, pooled[name][one.name]]
             rows.append(f'<tr><th scope="row">{escape(one.name)}</th><td class="kind">{escape(name)}</td>'
-                        + "".join(map(_cell, numbers)) + f'<td class="score">{in_mean[name][one.name]}</td></tr>')
-    heads = "".join(f'<th scope="col" class="score">{text}</th>'
-                    for text in ("mean over cases", "standard deviation", "lowest", "median", "highest", "pooled", "cases in mean"))
+                        + (_cell(values[0] if values else math.nan, one) if single else "".join(map(_cell, numbers))
+                           + f'<td class="score">{in_mean[name][one.name]}</td>') + "</tr>")
+    heads = "".join(f'<th scope="col" class="score">{text}</th>' for text in (["the case"] if single else _SUMMARIES))
     table = _table(f"All measures of the family {family}", ["measure", "class"], [], rows, more_heads=heads)
     return _closed(f"All of {escape(family)}: {number_of(len(found), 'measure')}", table)
 

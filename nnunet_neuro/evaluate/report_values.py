@@ -72,7 +72,8 @@ def value_text(value: float) -> str:
 
 
 def unit_of(one: Measure) -> str:
-    """Unit of a measure in words; lengths are in the unit of the voxel size."""
+    """Unit of a measure in words."""
     if one.dimension == 0:
         return "a share" if one.limits == (0.0, 1.0) else "a number"
-    return {1: "a length", -1: "per length"}.get(one.dimension, f"length to the power {one.dimension}")
+    power = {1: "a length", -1: "per length"}.get(one.dimension, f"a length to the power {one.dimension}")
+    return f"{power}, in the unit of the voxel size"

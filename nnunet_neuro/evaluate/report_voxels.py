@@ -15,6 +15,7 @@ from nnunet_neuro.skeletons import annotated_pieces, skeletonise
 KINDS = ("hit", "extra", "wrong class", "missed")
 # of objects with ids, which are as many as they like
 OBJECT_COLOURS = 8
+_NEARLY = 0.95
 Views = tuple[np.ndarray, ...]
 
 
@@ -116,10 +117,13 @@ def object_colours(numbers: np.ndarray) -> np.ndarray:
 
 
 def fullest_planes(voxels: DrawnCase) -> tuple[int, int, int]:
-    """Per axis, the plane with most annotated reference; without any, with most prediction, then with most annotated voxels."""
+    """Per axis, the plane with most annotated reference; without any, with most prediction, then with most annotated voxels.
+
+    Of planes that have nearly as much, the one nearest the middle, because volumes that are full of objects are worth no less there.
+    """
     for mask in ((voxels.reference != 0) & voxels.annotated, (voxels.prediction != 0) & voxels.annotated, voxels.annotated):
         if mask.any():
-            return tuple(int(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3))
+            return tuple(_fullest(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
     return tuple(size // 2 for size in mask.shape)
 
 
@@ -170,6 +174,11 @@ def centre_line_errors(prediction: np.ndarray, reference: np.ndarray, annotated:
             if without == "missed":
                 found["hit"].append(own[near] + corner)
     return {kind: np.concatenate([np.zeros((0, 3), int), *places]) for kind, places in found.items()}
+
+
+def _fullest(counts: np.ndarray) -> int:
+    candidates = np.flatnonzero(counts >= _NEARLY * counts.max())
+    return int(candidates[np.abs(candidates - len(counts) // 2).argmin()])
 
 
 def _number_of_labels(numbered: tuple[tuple[int, ...], int]) -> int:

@@ -13,7 +13,7 @@ from nnunet_neuro.evaluate.label_names import LabelNames
 from nnunet_neuro.evaluate.measures import Masks
 from nnunet_neuro.evaluate.pairing import Pair, as_zyx_shape, check_ignored, read_labels, spacing_zyx
 from nnunet_neuro.evaluate.probabilities import ClassProbabilities, open_probabilities
-from nnunet_neuro.volumes import Region, derived, full_region
+from nnunet_neuro.volumes import Region, Volume, derived, full_region
 
 ROLES = ("prediction", "reference")
 
@@ -55,7 +55,7 @@ class CaseVoxels:
         check_ignored(prediction, reference, self.pair, self.names)
         return CasePart(self, region, prediction, reference)
 
-    def class_mask(self, name: str, role: str) -> object:
+    def class_mask(self, name: str, role: str) -> Volume:
         """The annotated voxels of a class in the prediction or the reference, as a lazy uint8 volume (z, y, x)."""
         base = replace(self.pair.reference, shape=self.shape, corner=None, plane_of=False)
         return derived(base, partial(_mask_of, self, name, role), np.uint8)
@@ -170,7 +170,7 @@ def _class_voxels(labels: np.ndarray, names: LabelNames, name: str) -> np.ndarra
     return labels == values[0] if len(values) == 1 else np.isin(labels, values)
 
 
-def _mask_of(case: CaseVoxels, name: str, role: str, base: object, region: Region) -> np.ndarray:
+def _mask_of(case: CaseVoxels, name: str, role: str, base: Volume, region: Region) -> np.ndarray:
     part = case.read(region)
     return (_class_voxels(getattr(part, role), case.names, name) & part.annotated).view(np.uint8)
 

@@ -48,8 +48,14 @@ def number_of(number: int, thing: str) -> str:
 def _table(evaluation: Evaluation, measures: Sequence[str]) -> Iterator[str]:
     table = [["", "", *(name.partition("_")[part] for name in measures)] for part in (0, 2)]
     for title, found in (("mean", evaluation.mean), ("pooled", evaluation.pooled)):
-        table += [[name, title, *(score_text(found[name][key]) for key in measures)] for name in evaluation.names.classes]
+        table += [[name, title, *(_cell(found[name][key], evaluation.measured[key].dimension) for key in measures)]
+                  for name in evaluation.names.classes]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = [text.ljust(width) if n < 2 else text.rjust(width) for n, (text, width) in enumerate(zip(row, widths, strict=True))]
         yield "  ".join(cells).rstrip()
+
+
+def _cell(value: float, dimension: int) -> str:
+    """A length may be far from 1, in whatever unit it is."""
+    return f"{value:.3g}" if dimension and not math.isnan(value) else score_text(value)
