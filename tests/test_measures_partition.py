@@ -357,3 +357,35 @@ def test_boundary_objects_stay_where_the_reference_is_annotated():
 def test_objects_of_planes_have_numbers_of_their_own():
     objects = boundary_objects(rooms(), in_planes=True)
     assert [sorted(set(np.unique(plane)) - {0}) for plane in objects] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+
+
+def test_blobs_that_part_nothing_vanish_and_are_done_in_time():
+    """scikit-image's own line between basins does not end on such volumes."""
+    rng = np.random.default_rng(0)
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(rng.normal(size=(6, 80, 80)), (1, 6, 6))
+    blobs = smooth > np.quantile(smooth, 0.95)
+    objects = boundary_objects(blobs, spacing=(0.05, 0.0046, 0.0046))
+    from scipy.ndimage import label
+
+    for number in np.unique(objects[objects > 0]):
+        assert label(objects == number)[1] == 1  # nothing was cut in two
+    hollow = np.zeros((5, 9, 9), bool)
+    hollow[1:4, 2:7, 2:7] = True
+    hollow[2, 3:6, 3:6] = False
+    assert sorted(np.unique(boundary_objects(hollow))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_thinned_objects_never_touch_and_the_line_lies_in_the_boundary(seed):
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(np.random.default_rng(seed).normal(size=(10, 40, 40)), 2)
+    boundary = np.abs(smooth) < np.quantile(np.abs(smooth), 0.3)
+    objects = boundary_objects(boundary)
+    assert not (~boundary & (objects == 0)).any()
+    for axis in range(3):
+        first, second = np.delete(objects, -1, axis), np.delete(objects, 0, axis)
+        assert not ((first != second) & (first > 0) & (second > 0)).any()
+    assert (objects == 0).sum() < boundary.sum()

@@ -205,4 +205,17 @@ def _grown(objects: np.ndarray, seen: np.ndarray, spacing: tuple[float, ...]) ->
     from skimage.segmentation import watershed
 
     distance = distance_transform_edt(objects == 0, sampling=spacing)
-    return watershed(distance, objects, mask=seen, connectivity=1, watershed_line=True).astype(np.int64)
+    # watershed_line=True of scikit-image 0.26 does not end on some volumes, in growing memory
+    grown = watershed(distance, objects, mask=seen, connectivity=1).astype(np.int64)
+    return np.where(_meeting_line(grown, distance), 0, grown)
+
+
+def _meeting_line(grown: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """One voxel wide: of two that touch and belong to different objects, the one further from where these began; else the higher number."""
+    line = np.zeros(grown.shape, bool)
+    for axis in range(grown.ndim):
+        for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+            own, other = (tuple(part if one == axis else slice(None) for one in range(grown.ndim)) for part in (here, there))
+            later = (distance[own] > distance[other]) | (distance[own] == distance[other]) & (grown[own] > grown[other])
+            line[own] |= (grown[other] != 0) & (grown[own] != grown[other]) & later
+    return line
