@@ -13,8 +13,9 @@ import tifffile
 
 from nnunet_neuro.commands.evaluate import main
 from nnunet_neuro.evaluate import measures
-from nnunet_neuro.evaluate.run import evaluate_folders
+from nnunet_neuro.evaluate.run import Choice, evaluate_folders
 
+WITH_SURFACES = Choice(measures=("overlap", "centrelines", "surfaces"))
 LABELS = {"background": 0, "axon": 1, "soma": 2, "ignore": 3}
 
 
@@ -94,18 +95,26 @@ def test_pooled_and_mean_of_one_case_are_that_case(folders):
     assert found.left_out == ["brain_2"]
 
 
+def test_surfaces_are_measured_where_borders_are_annotated_or_when_asked_for(folders):
+    usual = evaluate_folders(folders.predictions, folders.references, progress=False)
+    assert "NSD" not in usual.measured and "ignore label" in usual.left_out_measures["NSD"]
+    assert "NSD" in evaluate_folders(folders.predictions, folders.references, choice=WITH_SURFACES, progress=False).measured
+    folders.write_labels(folders.dataset, {name: label for name, label in LABELS.items() if name != "ignore"} | {"other": 3})
+    assert "NSD" in evaluate_folders(folders.predictions, folders.references, progress=False).measured
+
+
 def test_perfect_predictions_get_the_best_values_even_with_the_ignore_label_in_them(folders):
-    found = evaluate_folders(folders.references, folders.references, progress=False)
+    found = evaluate_folders(folders.references, folders.references, choice=WITH_SURFACES, progress=False)
     for name in ("axon", "soma"):
         best = {key: one.best for key, one in found.measured.items()}
         assert found.pooled[name] == found.mean[name] == best
 
 
 def test_case_empty_on_both_sides_is_left_out_of_the_mean_and_said_so(folders):
-    before = evaluate_folders(folders.predictions, folders.references, progress=False)
+    before = evaluate_folders(folders.predictions, folders.references, choice=WITH_SURFACES, progress=False)
     for folder in (folders.predictions, folders.references):
         folders.write(folder, "brain_3", np.zeros((6, 24, 26), np.uint8))
-    found = evaluate_folders(folders.predictions, folders.references, out=folders.out, progress=False)
+    found = evaluate_folders(folders.predictions, folders.references, out=folders.out, choice=WITH_SURFACES, progress=False)
     assert found.mean["axon"]["Dice"] == before.mean["axon"]["Dice"]
     for key in ("Dice", "IoU", "precision", "recall", "clDice", "NSD", "HD95"):
         assert found.pooled["axon"][key] == before.pooled["axon"][key]
@@ -118,7 +127,7 @@ def test_case_empty_on_both_sides_is_left_out_of_the_mean_and_said_so(folders):
 
 def test_empty_prediction_counts_as_zero(folders):
     folders.write(folders.predictions, "brain_1", np.zeros((6, 24, 26), np.uint8))
-    found = evaluate_folders(folders.predictions, folders.references, progress=False)
+    found = evaluate_folders(folders.predictions, folders.references, choice=WITH_SURFACES, progress=False)
     for key, one in found.measured.items():
         if one.prediction_empty is not None:
             assert found.cases[0].values["axon"][key] == pytest.approx(one.prediction_empty, nan_ok=True)
@@ -127,7 +136,8 @@ def test_empty_prediction_counts_as_zero(folders):
 
 
 def test_scores_files_agree_and_record_what_was_compared(folders):
-    found = evaluate_folders(folders.predictions, folders.references, images=folders.images, out=folders.out, progress=False)
+    found = evaluate_folders(folders.predictions, folders.references, images=folders.images, out=folders.out, choice=WITH_SURFACES,
+                             progress=False)
     scores = json.loads((folders.out / "scores.json").read_text())
     assert scores["classes"] == {"axon": 1, "soma": 2} and scores["ignore_label"] == 3
     assert scores["tolerance"] is None and [case["tolerance"] for case in scores["cases"]] == [2.0, 2.0]
@@ -149,18 +159,18 @@ def test_scores_files_agree_and_record_what_was_compared(folders):
 
 
 def test_what_is_predicted_in_ignored_voxels_changes_no_score(folders):
-    before = evaluate_folders(folders.predictions, folders.references, progress=False)
+    before = evaluate_folders(folders.predictions, folders.references, choice=WITH_SURFACES, progress=False)
     for case in ("brain_1", "brain_2"):
         prediction = tifffile.imread(folders.predictions / f"{case}.tif")
         prediction[:, :6, :8] = np.random.default_rng(0).integers(0, 3, (6, 6, 8))
         folders.write(folders.predictions, case, prediction)
-    after = evaluate_folders(folders.predictions, folders.references, progress=False)
+    after = evaluate_folders(folders.predictions, folders.references, choice=WITH_SURFACES, progress=False)
     assert [case.counts for case in before.cases] == [case.counts for case in after.cases]
 
 
 def test_tolerance_changes_the_tolerant_measures_only(folders):
     wide, none = (
-        evaluate_folders(folders.predictions, folders.references, tolerance=tolerance, progress=False).pooled["axon"]
+        evaluate_folders(folders.predictions, folders.references, tolerance=tolerance, choice=WITH_SURFACES, progress=False).pooled["axon"]
         for tolerance in (3, 0)
     )
     changed = {key for key in wide if wide[key] != none[key]}

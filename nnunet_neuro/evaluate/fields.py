@@ -63,6 +63,17 @@ def measures_for(words: Sequence[str] = (), *, field: str | None = None, probabi
     return chosen
 
 
+def without_surfaces(measured: Mapping[str, Measure]) -> tuple[dict[str, Measure], dict[str, str]]:
+    """The measures without those of surfaces, and the reason for each that was left out: for references with an ignore label.
+
+    A border towards ignored voxels is no surface, and where the rim of every structure is ignored, as in TRAILMAP's labels, only chance
+    pieces of the surfaces remain.
+    """
+    reason = "the references have an ignore label, which often lies along the borders; ask for them with --measures"
+    left_out = {name: reason for name, one in measured.items() if one.family == "surfaces"}
+    return {name: one for name, one in measured.items() if name not in left_out}, left_out
+
+
 def headlines(measured: Mapping[str, Measure], field: str | None = None) -> list[str]:
     """Those of the measures that the field is judged by; all of them where they are others."""
     found = [name for name in (FIELDS[field] if field else DEFAULT).headlines if name in measured]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnunet_neuro.evaluate.fields import measures_for
+from nnunet_neuro.evaluate.fields import measures_for, without_surfaces
 from nnunet_neuro.evaluate.label_names import LabelNames, chosen_classes, find_label_names, instance_names, with_regions
 from nnunet_neuro.evaluate.pairing import Pair, Paired, is_volume, pair_cases, pair_folds, pair_volumes
 from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
@@ -109,11 +109,14 @@ def evaluate_folders(
     measured = measures_for(choice.measures, field=choice.field_of_use, probabilities=probabilities is not None)
     paired = _paired(predictions, references, slices=slices, images=images, only_predicted=only_predicted, probabilities=probabilities)
     names = _names(paired, dataset_json, choice)
+    unasked: dict[str, str] = {}
+    if names.ignore is not None and not choice.measures and choice.field_of_use is None:
+        measured, unasked = without_surfaces(measured)
     curves = None if training is None else read_training(training)
     memory = (_free_memory() if choice.memory is None else choice.memory) // min(choice.workers, len(paired.pairs))
     task = CaseTask(names, tuple(measured), tolerance, memory, choice.block, progress and choice.workers == 1)
     cases = score_cases(paired.pairs, task, workers=choice.workers, progress=progress)
-    left_out = {name: reason for case in reversed(cases) for name, reason in case.left_out.items()}
+    left_out = unasked | {name: reason for case in reversed(cases) for name, reason in case.left_out.items()}
     measured = {name: one for name, one in measured.items() if name not in left_out}
     evaluation = Evaluation(
         paired.predictions, paired.references, names, tolerance, _with_equal_tables(cases, measured), paired.left_out,
