@@ -36,7 +36,8 @@ from trainer_datasets import DATASETS, find_sources  # noqa: E402 - a script's f
 from nnunet_neuro.startup import plugin_classes  # noqa: E402
 
 BASELINE = "nnUNetTrainerBaseline"
-NEEDS_WEIGHTS = ("nnUNetTrainerFrozenEncoder",)
+NEEDS_WEIGHTS = ("nnUNetTrainerFrozenEncoder", "nnUNetTrainerFineTune", "nnUNetTrainerFineTuneFrozenEncoder",
+                 "nnUNetTrainerFineTuneSingleOutput")
 PLANS = "nnUNetPlansBenchmark"
 MEASURES = ("Dice", "IoU", "clDice", "clDice_tolerant")
 FIRST_ID = 901

@@ -16,7 +16,7 @@ from tests.test_trainers_contract import DATASET, PATCH, make_plans, workplace  
 pytestmark = pytest.mark.slow
 
 # another network, parameters without a gradient, and a term of the loss with a target of its own
-TRAINERS = ["nnUNetTrainerAxialAttention", "nnUNetTrainerFrozenEncoder", "nnUNetTrainerSkeletonRecall"]
+TRAINERS = ["nnUNetTrainerAxialAttention", "nnUNetTrainerFrozenEncoder", "nnUNetTrainerFineTune", "nnUNetTrainerSkeletonRecall"]
 CONFIGURATION = "3d_fullres"
 
 

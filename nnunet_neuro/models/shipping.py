@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint_final.pth"
 STOCK_TRAINER = "nnUNetTrainer"
+# of dataset.json: where the data lay on the machine that trained, and what only training wants
+_PRIVATE = ("provenance", "histogram_references")
 
 
 def strip_checkpoint(source: str | Path, out: str | Path, folds: Sequence[int | str] = (0,), *, checkpoint: str = CHECKPOINT
                      ) -> dict[str, str]:
-    """Make a folder to ship from a trained model: no optimizer state, no log, 16 bits, nnU-Net's own trainer.
+    """Make a folder to ship from a trained model: no optimizer state, no log, no paths, 16 bits, nnU-Net's own trainer.
 
     Weights that several names share are stored once. The network must be the one that the plans describe: one that a trainer builds by
     itself needs plans that name it before it can ship. A number that 16 bits cannot hold keeps its weights in 32.
@@ -53,12 +55,13 @@ def strip_checkpoint(source: str | Path, out: str | Path, folds: Sequence[int | 
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     try:
-        for name in ("plans.json", "dataset.json"):
-            content = json.loads((source / name).read_text(encoding="utf-8"))
+        plans, dataset_json = (json.loads((source / name).read_text(encoding="utf-8")) for name in ("plans.json", "dataset.json"))
+        dataset_json = {name: value for name, value in dataset_json.items() if name not in _PRIVATE}
+        for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
             (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         for fold in folds:
             (partial / f"fold_{fold}").mkdir()
-            torch.save(_stripped(source / f"fold_{fold}" / checkpoint), partial / f"fold_{fold}" / CHECKPOINT)
+            torch.save(_stripped(source / f"fold_{fold}" / checkpoint, dataset_json), partial / f"fold_{fold}" / CHECKPOINT)
         check_model(partial, plan_level=True)
         os.rename(partial, target)
     except BaseException:
@@ -75,7 +78,7 @@ def entry_facts(folder: str | Path) -> str:
     return json.dumps({"model": folder.name, "bytes": size, "files": files}, indent=1)
 
 
-def _stripped(path: Path) -> dict[str, Any]:
+def _stripped(path: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
     from nnunet_neuro.predict.checkpoints import load_checkpoint
 
     content = load_checkpoint(path)
@@ -85,7 +88,7 @@ def _stripped(path: Path) -> dict[str, Any]:
         "_best_ema": None if best is None else float(best),  # of NumPy before, which torch loads only where it is told to
         "current_epoch": int(content.get("current_epoch", 0)),
         # the device is left out: it may be one that another machine lacks
-        "init_args": {name: value for name, value in content["init_args"].items() if name != "device"},
+        "init_args": {name: value for name, value in content["init_args"].items() if name != "device"} | {"dataset_json": dataset_json},
         "trainer_name": STOCK_TRAINER, "inference_allowed_mirroring_axes": content.get("inference_allowed_mirroring_axes"),
     }
 

@@ -5,11 +5,14 @@ nnUNetTrainer.__init__ looks every parameter of the subclass up among its own lo
 """
 
 from nnunet_neuro.training.architecture import PlanArchitectureMixin
+from nnunet_neuro.training.carried_heads import CarriedHeadsMixin
 from nnunet_neuro.training.checkpoints import AtomicCheckpointMixin
+from nnunet_neuro.training.early_stopping import EarlyStoppingMixin
 from nnunet_neuro.training.encoder_weights import EncoderWeightsMixin
 from nnunet_neuro.training.frozen_encoder import FrozenEncoderMixin
 from nnunet_neuro.training.length import TRAINING_LENGTH, TrainingLengthMixin, training_length_from_environment
 from nnunet_neuro.training.losses import BoundaryMixin, ClDiceMixin, FocalTverskyMixin, SkeletonRecallMixin
+from nnunet_neuro.training.low_rate import LowRateMixin
 from nnunet_neuro.training.network import PlanNetworkMixin, constructor_parameters
 from nnunet_neuro.training.repeatable import SEED, RepeatableMixin, seed_from_environment
 from nnunet_neuro.training.single_output import SingleOutputMixin
@@ -19,10 +22,13 @@ __all__ = [
     "TRAINING_LENGTH",
     "AtomicCheckpointMixin",
     "BoundaryMixin",
+    "CarriedHeadsMixin",
     "ClDiceMixin",
+    "EarlyStoppingMixin",
     "EncoderWeightsMixin",
     "FocalTverskyMixin",
     "FrozenEncoderMixin",
+    "LowRateMixin",
     "NeuroTrainerMixin",
     "PlanArchitectureMixin",
     "PlanNetworkMixin",
