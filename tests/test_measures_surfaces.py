@@ -339,3 +339,13 @@ def test_what_lies_beyond_the_tolerance_needs_no_wider_halo():
     assert sum(amounts["area_prediction"].values()) and not amounts["area_prediction_near"]
     with pytest.raises(NeedsMoreSurroundings):
         MEASURES["HD"].counts.tally(block)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_where_a_block_cuts_a_body_is_no_surface(mirrored):
+    """Whether the outermost voxels of a body have a face on background is not known where the volume goes on."""
+    body, side, last = np.ones((8, 5, 5), bool), (True, False) if mirrored else (False, True), 0 if mirrored else 7
+    border = surfaces.border_voxels(body, body, (side, *CLOSED[1:]))
+    corners, _ = surfaces.surface_elements(body, body, (side, *CLOSED[1:]))
+    assert len(border) == 5 * 5 + 6 * 16 and last not in border[:, 0]  # the other end, and the walls between
+    assert set(corners[:, 0].tolist()) == set(range(9)) - {0 if mirrored else 8}

@@ -98,6 +98,26 @@ def pale_raw(view: np.ndarray) -> np.ndarray:
     return np.float32(_DARKEST) + np.float32(_PALEST - _DARKEST) * (1 - grey if np.median(grey) < _DARK else grey)
 
 
+def painted(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A picture with classes painted over it, in place; those after the eighth are striped.
+
+    Args:
+        picture: (rows, columns, 3) float32, 0 to 1.
+        numbers: (rows, columns) unsigned, n for the n-th class, 0 for none.
+    """
+    from matplotlib.colors import to_rgb
+
+    step = max(2, max(numbers.shape) // 40)
+    rows, columns = np.indices(numbers.shape, sparse=True)
+    stripe = (rows + columns) % (2 * step) < step
+    for number in np.unique(numbers[numbers > 0]):
+        here = numbers == number
+        picture[here] = to_rgb(class_colour(number - 1))
+        if number > CLASS_COLOURS:
+            picture[here & stripe] = to_rgb(INK)
+    return picture
+
+
 def _section_panels(voxels: DrawnCase, planes: tuple[int, int, int], names: LabelNames) -> list[_Panel]:
     unlabelled = sections(~voxels.annotated, planes)
     nothing = tuple(np.zeros_like(view) for view in unlabelled)
@@ -137,21 +157,7 @@ def _line_panel(voxels: DrawnCase, lines: dict[str, np.ndarray]) -> _Panel:
 
 def _coloured(numbers: Views, unlabelled: Views) -> Views:
     """Classes in their colours."""
-    return tuple(_painted(_ground(away, None), view) for view, away in zip(numbers, unlabelled))
-
-
-def _painted(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    from matplotlib.colors import to_rgb
-
-    step = max(2, max(numbers.shape) // 40)
-    rows, columns = np.indices(numbers.shape, sparse=True)
-    stripe = (rows + columns) % (2 * step) < step
-    for number in np.unique(numbers[numbers > 0]):
-        here = numbers == number
-        picture[here] = to_rgb(class_colour(number - 1))
-        if number > CLASS_COLOURS:
-            picture[here & stripe] = to_rgb(INK)
-    return picture
+    return tuple(painted(_ground(away, None), view) for view, away in zip(numbers, unlabelled))
 
 
 def _errors(kinds: Views, unlabelled: Views, raw: Views | None) -> Views:

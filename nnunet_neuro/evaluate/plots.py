@@ -39,7 +39,7 @@ def class_picture(evaluation: Evaluation, name: str) -> Picture | None:
     """
     shown = [evaluation.measured[key] for key in headlines(evaluation.measured, evaluation.field_of_use)]
     several = len(evaluation.cases) > 1 and bool(shown)
-    calibrated = "calibration_voxels" in evaluation.pooled_counts[name]
+    calibrated = all("calibration_voxels" in case.counts[name] for case in evaluation.cases)
     if not several and not calibrated:
         return None
     groups = _groups(shown) if several else []
@@ -186,7 +186,8 @@ def _reliability(ax: Axes, evaluation: Evaluation, name: str) -> str:
     """How often the class is there against how probable the model said it was, over all cases."""
     from nnunet_neuro.evaluate.measures.calibration import reliability
 
-    points = reliability(evaluation.pooled_counts[name])
+    keys = [key for key in evaluation.cases[0].counts[name] if key.startswith("calibration")]
+    points = reliability({key: sum(case.counts[name][key] for case in evaluation.cases) for key in keys})
     number = class_number_of(evaluation, name)
     share = points.voxels / points.voxels.sum()
     ax.plot([0, 1], [0, 1], "--", c="#59636e", lw=1, label="calibrated")

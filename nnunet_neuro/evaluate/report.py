@@ -108,8 +108,8 @@ def _reading(evaluation: Evaluation) -> str:
     told = f"{tolerances[0]:g}" if tolerances[0] == tolerances[-1] else f"{tolerances[0]:g} to {tolerances[-1]:g}"
     rule = "" if evaluation.tolerance is not None else ", twice the smallest edge of a voxel"
     return (f"{several}<p>Tolerant measures allow {told}{rule}. Lengths and the tolerance are in the unit of the voxel size: micrometres "
-            "for microscopy, millimetres for MRI. An arrow shows whether higher (↑) or lower (↓) is better. A dash is an undefined value; it "
-            "is left out of the mean, and the number of cases in the mean is then given below it.</p>")
+            "for microscopy, millimetres for MRI. An arrow shows whether higher (↑) or lower (↓) is better. A dash is an undefined value; "
+            "it is left out of the mean, and the number of cases in the mean is then given below it.</p>")
 
 
 def _class_plots(evaluation: Evaluation) -> str:
@@ -117,7 +117,7 @@ def _class_plots(evaluation: Evaluation) -> str:
     shown = {name: picture for name, picture in pictures.items() if picture is not None}
     if not shown:
         return ""
-    how = ("<p>Every mark is a case; from five cases on, a box spans the quartiles, the line in it is the "
+    how = ("<p>Every mark is a case. From five cases on, a box spans the quartiles, the line in it is the "
            "median, and the whiskers reach the farthest case within 1.5 times the length of the box. An axis of shares may begin above 0."
            "</p>") if len(evaluation.cases) > 1 else ""
     if any("calibration_voxels" in evaluation.cases[0].counts[name] for name in shown):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,9 @@ from nnunet_neuro.evaluate.summary import number_of
 
 if TYPE_CHECKING:
     from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
+
+# class to measure to value
+Summary = Mapping[str, Mapping[str, float]]
 
 _OPEN_UP_TO = 12  # rows
 _SUMMARIES = ("mean over cases", "standard deviation", "lowest", "median", "highest", "pooled", "cases in mean")
@@ -39,7 +42,8 @@ def overview_tables(evaluation: Evaluation) -> str:
         cells = "".join(_cell(pooled[name][one.name], one) for one in shown)
         rows.append(f'<tr class="pooled"><th scope="row">{escape(name)}</th><td class="kind">pooled</td>{cells}</tr>')
     table = _table("Headline measures of each class", ["class", "value"], shown, rows)
-    lists = [_family_list(evaluation, family, found) for family, found in by_family(evaluation.measured.values()).items()]
+    lists = [_family_list(evaluation, family, found, mean, deviation, in_mean, pooled)
+             for family, found in by_family(evaluation.measured.values()).items()]
     return table + "".join(lists)
 
 
@@ -92,9 +96,9 @@ def by_family(measured: Iterable[Measure]) -> dict[str, list[Measure]]:
     return found
 
 
-def _family_list(evaluation: Evaluation, family: str, found: Sequence[Measure]) -> str:
-    """All measures of a family, a row for each class."""
-    mean, deviation, in_mean, pooled = evaluation.mean, evaluation.deviation, evaluation.cases_in_mean, evaluation.pooled
+def _family_list(evaluation: Evaluation, family: str, found: Sequence[Measure], mean: Summary, deviation: Summary, in_mean: Summary,
+                 pooled: Summary) -> str:
+    """All measures of a family, a row for each class; what is summed up over cases is given, because summing takes long."""
     rows, single = [], len(evaluation.cases) == 1
     for one in found:
         for name in evaluation.names.classes:
