@@ -8,7 +8,6 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from nnunet_neuro.evaluate.comparison.latex import comparison_tex, escaped
 from nnunet_neuro.evaluate.comparison.page import comparison_page
 from nnunet_neuro.evaluate.run import evaluate_folders
 from tests.compare_scores import Scores, drawn, three
+from tests.html_page import Page
 
 
 @pytest.fixture
@@ -72,26 +72,6 @@ def test_latex_of_a_lower_distance(scores):
 def test_numbers_are_printed_alike():
     assert [printed(value) for value in (0.12345, -0.0001, 123.456, math.nan, -1.0)] == ["0.123", "0.000", "123.5", "–", "-1.000"]
     assert escaped("plain") == "plain"
-
-
-class Page(HTMLParser):
-    """Tags and their attributes, and tags left open."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +31,7 @@ from nnunet_neuro.evaluate.report_voxels import KINDS
 from nnunet_neuro.evaluate.run import Choice, evaluate_folders
 from nnunet_neuro.evaluate.training_log import merge_logs, parse_log, read_training
 from nnunet_neuro.skeletons import compare_skeletons
+from tests.html_page import Page
 
 
 def log(epochs, *, shift=0.0, numpy_2=True):
@@ -91,35 +91,6 @@ def test_logs_without_a_finished_epoch_are_refused(tmp_path):
     (tmp_path / "fold_0" / "training_log_2026_3_4_10_00_00.txt").write_text("2026: Epoch 0 \n")
     with pytest.raises(ValueError, match="no finished epoch"):
         read_training(tmp_path)
-
-
-class Page(HTMLParser):
-    """Tags and their attributes, and tags left open."""
-
-    VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def words(self):
-        return " ".join("".join(self.text).split())
 
 
 class Road:
@@ -184,7 +155,7 @@ def test_report_is_one_well_formed_file_without_scripts_or_references(page):
                 assert base64.b64decode(value.partition(",")[2], validate=True).startswith(b"\x89PNG")
             if name == "href":
                 assert value.startswith("#") and value[1:] in anchors
-    assert "url(" not in page and "@import" not in page and "http" not in "".join(parsed.text)
+    assert "url(" not in page and "@import" not in page and "http" not in parsed.text
 
 
 def test_report_can_be_used_with_a_keyboard_and_a_screen_reader(page):

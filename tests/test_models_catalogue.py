@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from nnunet_neuro.models.page import card_text, cards_page
 from nnunet_neuro.models.shipping import entry_facts, strip_checkpoint
 from nnunet_neuro.predict.checkpoints import load_checkpoint
 from nnunet_neuro.predict.model import load_model
+from tests.html_page import Page
 from tests.tiny_models import change_checkpoint, nnunet_labels, tiny_model
 
 LISTED = {entry.name: entry for entry in read_entries(SHIPPED)}
@@ -160,41 +160,21 @@ def test_the_card_tells_everything(capsys):
     assert all(f"{score.value:.3f} [{score.interval[0]:.3f}, {score.interval[1]:.3f}]" in shown for score in entry.scores)
 
 
-class Page(HTMLParser):
-    """Collects what an accessible page must have."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.count: dict[str, int] = {}
-        self.attributes: list[tuple[str, dict]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
-        self.attributes.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_one_accessible_file(tmp_path, capsys):
     path = tmp_path / "cards.html"
     assert main(["show", "--all", "--html", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}\n" and os.listdir(tmp_path) == ["cards.html"]
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert not page.open and page.count["h1"] == 1 and page.count["section"] == len(catalogue())
-    assert page.count["table"] == page.count["caption"] == page.count["thead"]
-    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.attributes if tag == "th")
-    assert ("html", {"lang": "en"}) in page.attributes
-    assert all(attributes["href"].startswith("#") for tag, attributes in page.attributes if tag == "a")
-    assert not {"script", "link", "img", "iframe"} & set(page.count) and "url(" not in text and "@import" not in text
-    identities = [attributes["id"] for _, attributes in page.attributes if "id" in attributes]
+    assert not page.open and len(page.attributes("h1")) == 1 and len(page.attributes("section")) == len(catalogue())
+    assert len(page.attributes("table")) == len(page.attributes("caption")) == len(page.attributes("thead")) > 0
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.attributes("th"))
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert page.attributes("a")[0]["href"] == "#main" and all(one["href"].startswith("#") for one in page.attributes("a"))
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags} and "url(" not in text and "@import" not in text
+    identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
-    assert all(attributes["aria-labelledby"] in identities for _, attributes in page.attributes if "aria-labelledby" in attributes)
+    assert all(attributes["aria-labelledby"] in identities for _, attributes in page.tags if "aria-labelledby" in attributes)
 
 
 def test_the_page_shows_text_of_others_as_text(user_list):

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no other file, no script and no network."""
+"""The report of an evaluation as one HTML page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from nnunet_neuro.evaluate.fields import headlines
@@ -22,6 +20,7 @@ from nnunet_neuro.evaluate.report_tables import case_tables, file_table, mean_of
 from nnunet_neuro.evaluate.report_values import RankedCase, badness, ranked_cases, ranking_measure, value_text
 from nnunet_neuro.evaluate.summary import number_of
 from nnunet_neuro.evaluate.training_log import Epoch
+from nnunet_neuro.pages import Section, page
 
 if TYPE_CHECKING:
     from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
@@ -45,32 +44,18 @@ def report_page(evaluation: Evaluation, *, curves: dict[str, dict[int, Epoch]] |
         progress: show a progress bar on stderr.
     """
     ranked = ranked_cases(evaluation)
-    sections = {
-        "overview": ("Overview", f"{_notes(evaluation)}{_reading(evaluation)}{overview_tables(evaluation)}"),
-        "classes": ("Plots", _class_plots(evaluation)),
-        "figures": (_figures_title(ranked), _case_figures(evaluation, ranked, progress)),
-        "cases": ("All cases", case_tables(evaluation, ranked)),
-        "training": ("Training", _training(curves)),
-        "measures": ("How to read the measures", guide(evaluation)),
-        "files": ("What was compared", _files(evaluation)),
-    }
-    sections = {anchor: (title, content) for anchor, (title, content) in sections.items() if content}
-    classes = ", ".join(evaluation.names.classes)
-    page = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        title=escape(f"Evaluation of {evaluation.predictions.name or evaluation.predictions}"),
-        subtitle=escape(
-            f"{number_of(len(evaluation.cases), 'case')} · "
-            f"{'classes' if len(evaluation.names.classes) > 1 else 'class'} {classes} · "
-            f"{f'measured as {evaluation.field_of_use} · ' if evaluation.field_of_use else ''}"
-            f"{evaluation.made_on[:10]} · nnunet_neuro {evaluation.made_with['nnunet_neuro']}"
-        ),
-        navigation="\n".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, (title, _) in sections.items()),
-        sections="\n".join(f'<section id="{anchor}"><h2>{title}</h2>\n{content}\n</section>'
-                           for anchor, (title, content) in sections.items()),
-        versions=escape(", ".join(f"{name} {number}" for name, number in evaluation.made_with.items())),
-        made_on=escape(evaluation.made_on),
-    )
+    sections = [
+        Section("overview", "Overview", f"{_notes(evaluation)}{_reading(evaluation)}{overview_tables(evaluation)}"),
+        Section("classes", "Plots", _class_plots(evaluation)),
+        Section("figures", _figures_title(ranked), _case_figures(evaluation, ranked, progress)),
+        Section("cases", "All cases", case_tables(evaluation, ranked)),
+        Section("training", "Training", _training(curves)),
+        Section("measures", "How to read the measures", guide(evaluation)),
+        Section("files", "What was compared", _files(evaluation)),
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in evaluation.made_with.items())
+    return page(f"Evaluation of {evaluation.predictions.name or evaluation.predictions}", sections, subtitle=_subtitle(evaluation),
+                style=_STYLE, footer=f"Made {evaluation.made_on} with {versions}.")
 
 
 def pictured_cases(ranked: Sequence[RankedCase]) -> list[RankedCase]:
@@ -81,6 +66,13 @@ def pictured_cases(ranked: Sequence[RankedCase]) -> list[RankedCase]:
     if len(known) <= WORST + BEST:
         return [*known, *islice((one for one in ranked if math.isnan(one.value)), WORST + BEST - len(known))]
     return [*known[:WORST], *known[-BEST:]]
+
+
+def _subtitle(evaluation: Evaluation) -> str:
+    classes = evaluation.names.classes
+    use = f"measured as {evaluation.field_of_use} · " if evaluation.field_of_use else ""
+    return (f"{number_of(len(evaluation.cases), 'case')} · {'classes' if len(classes) > 1 else 'class'} {', '.join(classes)} · {use}"
+            f"{evaluation.made_on[:10]} · nnunet_neuro {evaluation.made_with['nnunet_neuro']}")
 
 
 def _notes(evaluation: Evaluation) -> str:
@@ -211,3 +203,35 @@ def _first_of(words: Sequence[str], number: int, separator: str = ", ") -> str:
 def _written(path: Path) -> str:
     """A path, or the address that it was made of."""
     return re.sub(r"^(\w+):/(?=[^/])", r"\1://", str(path))
+
+
+_STYLE = """
+:root { --width: 1280px; --bar: #8ebfe3; }
+tbody th, .kind { white-space: nowrap; }
+.kind { color: var(--soft); }
+th.score, td.score { text-align: right; }
+td.score[style] {
+  background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share));
+  background-size: 100% 4px; background-position: bottom; background-repeat: no-repeat;
+}
+.pooled td, .pooled th { border-bottom-color: #9aa4ae; }
+small { color: var(--soft); font-weight: 400; white-space: nowrap; }
+details { margin: 8px 0; border: 1px solid var(--line); border-radius: 4px; padding: 0 12px; }
+summary { cursor: pointer; padding: 7px 0; color: var(--accent); }
+.measures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 4px 36px; }
+.measures dt { font-weight: 600; margin-top: 10px; overflow-wrap: anywhere; }
+.measures p { margin: 0 0 3px; font-size: 0.95rem; }
+.measures .fine { color: var(--soft); font-size: 0.82rem; }
+.facts dt { min-width: 11em; }
+figcaption { margin-bottom: 6px; }
+figcaption strong { margin-right: 8px; }
+code { font-size: 0.8rem; }
+.files td, .files th { padding: 2px 9px; font-size: 0.82rem; }
+@media print {
+  .measures div { break-inside: avoid; }
+  .measures p { font-size: 9pt; }
+  .measures .fine { font-size: 8pt; }
+  td.score[style] { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+}
+"""

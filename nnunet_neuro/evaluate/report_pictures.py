@@ -1,4 +1,4 @@
-"""What the figures of the report have in common: a PNG with its description, and its place in the page."""
+"""What the figures of a report and of a comparison have in common: a PNG with its description, and its place in the page."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Picture:
     alternative: str
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, *, dpi: int = _DPI) -> Figure:
     """An empty figure; sizes in inches."""
     from matplotlib.figure import Figure
 
     # no pyplot: no global state, no display
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def png_of(figure: Figure) -> bytes:

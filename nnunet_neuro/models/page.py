@@ -1,13 +1,13 @@
-"""Model cards: as text for a terminal, and as one HTML page that needs no other file, no script and no network."""
+"""Model cards: as text for a terminal, and as one HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from string import Template
 from textwrap import fill, indent
 
 from nnunet_neuro.models.catalogue import ModelEntry, Score
+from nnunet_neuro.pages import Section, page, table
 
 _NOT_STATED = "not stated"
 
@@ -44,8 +44,7 @@ def card_text(entry: ModelEntry) -> str:
 def cards_page(entries: Sequence[ModelEntry]) -> str:
     """The cards of models as one HTML page."""
     title = f"Model card: {entries[0].name}" if len(entries) == 1 else "Model cards"
-    links = "\n".join(f'<li><a href="#{escape(one.name)}">{escape(one.name)}</a></li>' for one in entries)
-    return _PAGE.substitute(title=escape(title), links=links, cards="\n".join(map(_card_html, entries)))
+    return page(title, (Section(one.name, one.name, _card_html(one)) for one in entries), style=_STYLE)
 
 
 def use_commands(entry: ModelEntry) -> tuple[str, ...]:
@@ -107,14 +106,12 @@ def _stock(one: Score) -> str:
 
 
 def _card_html(entry: ModelEntry) -> str:
-    name = escape(entry.name)
     facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value or _NOT_STATED)}</dd></div>" for what, value in _facts(entry))
-    parts = [f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{name}</h2><p>{escape(entry.summary)}</p>',
-             f'<dl class="facts">{facts}</dl>']
+    parts = [f"<p>{escape(entry.summary)}</p>", f'<dl class="facts">{facts}</dl>']
     if entry.scores:
-        rows = "".join(f'<tr><th scope="row">{escape(measure)}</th><td>{escape(label)}</td><td>{value}</td><td>{stock}</td></tr>'
-                       for measure, label, value, stock in _score_rows(entry))
-        parts.append("<h3>Scores</h3>" + _table(
+        rows = [f'<tr><th scope="row">{escape(measure)}</th><td>{escape(label)}</td><td>{value}</td><td>{stock}</td></tr>'
+                for measure, label, value, stock in _score_rows(entry)]
+        parts.append("<h3>Scores</h3>" + table(
             f"Measured on {entry.held_out or 'data that is ' + _NOT_STATED}; in brackets: {entry.intervals or _NOT_STATED}",
             ("measure", "class", "this model", "stock nnU-Net"), rows)
             + f"<p>Stock nnU-Net: {escape(entry.comparison or _NOT_STATED)}.</p>")
@@ -124,62 +121,16 @@ def _card_html(entry: ModelEntry) -> str:
     for title, lines in (("Trained again by", entry.commands), ("Used by", use_commands(entry))):
         if lines:
             parts.append(f'<h3>{title}</h3><pre tabindex="0"><code>{escape(chr(10).join(lines))}</code></pre>')
-    rows = "".join(f'<tr><th scope="row">{escape(file)}</th><td><code>{digest}</code></td></tr>' for file, digest in _hashes(entry))
-    parts.append("<h3>SHA-256</h3>" + _table(f"Files of {entry.name}", ("file", "SHA-256"), rows) + "</section>")
+    rows = [f'<tr><th scope="row">{escape(file)}</th><td><code>{digest}</code></td></tr>' for file, digest in _hashes(entry)]
+    parts.append("<h3>SHA-256</h3>" + table(f"Files of {entry.name}", ("file", "SHA-256"), rows))
     return "\n".join(parts)
 
 
-def _table(caption: str, headings: Sequence[str], rows: str) -> str:
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
-    return (f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
-
-
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light; --ink: #1d2329; --soft: #59636e; --line: #d5dae0; --accent: #0b5c94; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
-main, header { max-width: 1040px; margin: 0 auto; padding: 0 24px; }
-header { padding-top: 32px; }
-main { padding-bottom: 40px; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 10px; }
-h2 { font-size: 1.4rem; margin: 44px 0 10px; padding-top: 14px; border-top: 2px solid var(--ink); overflow-wrap: anywhere; }
-h3 { font-size: 1.05rem; margin: 24px 0 6px; }
-p, li { max-width: 78ch; }
-nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0; padding: 0; }
-a { color: var(--accent); }
-:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }
-.facts { margin: 14px 0; }
-.facts div { display: flex; flex-wrap: wrap; gap: 0 12px; padding: 2px 0; }
-.facts dt { min-width: 12em; color: var(--soft); }
-.facts dd { margin: 0; flex: 1 1 20em; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding: 0 0 6px; }
-th, td { padding: 5px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 2px solid var(--ink); }
-tbody th { font-weight: 600; }
+_STYLE = """
+:root { --width: 1040px; }
+.facts div { padding: 2px 0; }
+.facts dt { min-width: 12em; }
+.facts dd { flex: 1 1 20em; }
 pre { background: #f4f6f8; border: 1px solid var(--line); padding: 10px 12px; overflow-x: auto; font-size: 0.85rem; }
-code { overflow-wrap: anywhere; }
-@media print { nav { display: none; } pre { white-space: pre-wrap; } section { break-inside: avoid-page; } }
-</style>
-</head>
-<body>
-<header>
-<h1>$title</h1>
-<nav aria-label="Models"><ul>
-$links
-</ul></nav>
-</header>
-<main>
-$cards
-</main>
-</body>
-</html>
-""")
+@media print { pre { white-space: pre-wrap; } section { break-inside: avoid-page; } }
+"""

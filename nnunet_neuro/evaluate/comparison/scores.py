@@ -102,12 +102,10 @@ def read_groups(path: str | Path, cases: Sequence[str]) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no table of groups {path}; expected cases.csv of the raw dataset, with the columns case and group")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        columns = table.fieldnames or []
-        if not {"case", "group"} <= set(columns):
-            raise ValueError(f"{path} has the columns {', '.join(columns) or 'of none'}; expected case and group among them")
-        rows = [(row["case"], row["group"]) for row in table]
+    columns, table = _table(path)
+    if not {"case", "group"} <= set(columns):
+        raise ValueError(f"{path} has the columns {', '.join(columns) or 'of none'}; expected case and group among them")
+    rows = [(row["case"], row["group"]) for row in table]
     group_of: dict[str, str] = {}
     for case, group in rows:
         if group_of.setdefault(case, group) != group:
@@ -126,7 +124,7 @@ def _read(word: str) -> ModelScores:
     model, slash, rater = name.partition("/")
     if not equals or not model.strip() or not place or (slash and not rater.strip()):
         raise ValueError(f"{word!r} does not name a model; expected NAME=FOLDER or NAME/RATER=FOLDER, such as "
-                         f"baseline={place or word or 'evaluation'}")
+                         f"baseline={place or model.strip() or 'evaluation'}")
     path = _scores_file(Path(place))
     text = path.read_bytes()
     try:
@@ -142,7 +140,7 @@ def _read(word: str) -> ModelScores:
             {key: value for key, value in document.items() if key.startswith("tolerance")},
             {entry["case"]: {key: entry.get(key) for key in _SETTINGS} for entry in entries},
             [entry["case"] for entry in entries], values, hashes["prediction"], hashes["reference"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} holds no scores of nnneuro_evaluate ({type(error).__name__}: {error}); expected its scores.json: measure "
                          "the predictions with nnneuro_evaluate") from error
     if not scores.cases or not classes or not measures:
@@ -150,6 +148,17 @@ def _read(word: str) -> ModelScores:
     if len(hashes["reference"]) < len(scores.cases):
         raise ValueError(f"{path} has a case twice; expected each once: measure again with nnneuro_evaluate")
     return scores
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a CSV file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            return list(table.fieldnames or []), list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV table in UTF-8 ({error}); expected cases.csv of the raw dataset, with the columns case and "
+                         "group") from error
 
 
 def _scores_file(place: Path) -> Path:

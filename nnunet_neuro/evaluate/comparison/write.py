@@ -26,16 +26,6 @@ def check_formats(words: Sequence[str]) -> None:
         raise ValueError(f"no format {', '.join(map(repr, unknown))}; expected some of {','.join(FORMATS)}")
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a file where the folder for the results shall be, before anything is computed.
-
-    Raises:
-        NotADirectoryError: it is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; expected a folder for the comparison: choose another --out")
-
-
 def write_comparison(comparison: Comparison, folder: str | Path, *, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
     """Write `comparison.json`, `.csv`, `.tex` and `.html`, all or none."""
     return write_together(Path(folder), {f"comparison.{name}": FORMATS[name](comparison) for name in formats})
