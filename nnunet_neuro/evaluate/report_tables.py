@@ -13,6 +13,7 @@ from nnunet_neuro.evaluate.fields import headlines
 from nnunet_neuro.evaluate.measures import Measure
 from nnunet_neuro.evaluate.report_values import RankedCase, badness, class_mean, ranking_measure, value_text
 from nnunet_neuro.evaluate.summary import number_of
+from nnunet_neuro.pages import table
 
 if TYPE_CHECKING:
     from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
@@ -41,10 +42,10 @@ def overview_tables(evaluation: Evaluation) -> str:
         rows.append(f'<tr><th scope="row">{escape(name)}</th><td class="kind">mean over cases</td>{cells}</tr>')
         cells = "".join(_cell(pooled[name][one.name], one) for one in shown)
         rows.append(f'<tr class="pooled"><th scope="row">{escape(name)}</th><td class="kind">pooled</td>{cells}</tr>')
-    table = _table("Headline measures of each class", ["class", "value"], shown, rows)
+    html = _table("Headline measures of each class", ["class", "value"], shown, rows)
     lists = [_family_list(evaluation, family, found, mean, deviation, in_mean, pooled)
              for family, found in by_family(evaluation.measured.values()).items()]
-    return table + "".join(lists)
+    return html + "".join(lists)
 
 
 def case_tables(evaluation: Evaluation, ranked: Sequence[RankedCase]) -> str:
@@ -84,8 +85,8 @@ def file_table(evaluation: Evaluation) -> str:
             rows.append(f'<tr><th scope="row">{escape(case.pair.case)}</th><td>{role}</td>'
                         f"<td>{escape(Path(volumes[role].path).name)}</td><td><code>{digest}</code></td></tr>")
     heads = "".join(f'<th scope="col">{text}</th>' for text in ("case", "role", "file", "SHA-256"))
-    table = _table("Files compared", [], [], rows, more_heads=heads, kind="files")
-    return table if len(rows) <= _OPEN_UP_TO else _closed(f"{len(rows)} files and their hashes", table)
+    html = _table("Files compared", [], [], rows, more_heads=heads, kind="files")
+    return html if len(rows) <= _OPEN_UP_TO else _closed(f"{len(rows)} files and their hashes", html)
 
 
 def by_family(measured: Iterable[Measure]) -> dict[str, list[Measure]]:
@@ -110,8 +111,8 @@ def _family_list(evaluation: Evaluation, family: str, found: Sequence[Measure], 
                         + (_cell(values[0] if values else math.nan, one) if single else "".join(map(_cell, numbers))
                            + f'<td class="score">{in_mean[name][one.name]}</td>') + "</tr>")
     heads = "".join(f'<th scope="col" class="score">{text}</th>' for text in (["the case"] if single else _SUMMARIES))
-    table = _table(f"All measures of the family {family}", ["measure", "class"], [], rows, more_heads=heads)
-    return _closed(f"All of {escape(family)}: {number_of(len(found), 'measure')}", table)
+    html = _table(f"All measures of the family {family}", ["measure", "class"], [], rows, more_heads=heads)
+    return _closed(f"All of {escape(family)}: {number_of(len(found), 'measure')}", html)
 
 
 def _case_row(place: int, case: CaseScores, folds: bool, cells: Iterable[str]) -> str:
@@ -126,11 +127,8 @@ def _value_cells(case: CaseScores, name: str, shown: Sequence[Measure]) -> str:
 
 def _table(caption: str, heads: Sequence[str], shown: Sequence[Measure], rows: Iterable[str], *, more_heads: str = "",
            kind: str = "") -> str:
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-    head += "".join(f'<th scope="col" class="score">{_heading(one)}</th>' for one in shown) + more_heads
-    return (f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
-            f"<table{f' class={kind}' if kind else ''}><caption>{escape(caption)}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(rows)}\n</tbody></table></div>")
+    scores = "".join(f'<th scope="col" class="score">{_heading(one)}</th>' for one in shown)
+    return table(caption, heads, rows, more_heads=scores + more_heads, kind=kind)
 
 
 def _closed(title: str, content: str) -> str:
