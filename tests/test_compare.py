@@ -169,6 +169,7 @@ def set_in(document, *keys):
     (lambda document: set_in(document, "cases", []), "has no case, class or measure"),
     (lambda document: document["cases"].append(document["cases"][0]), "has a case twice"),
     (lambda document: set_in(document, "cases", 0, "classes", "axon", "measures", "Dice", "high"), "holds no scores of nnneuro_evaluate"),
+    (lambda document: set_in(document, "cases", 0, "classes", "axon", "measures", "Dice", 10**400), "holds no scores of nnneuro_evaluate"),
     (lambda document: document.pop("classes"), "holds no scores of nnneuro_evaluate"),
 ])
 def test_scores_that_cannot_be_compared_are_refused(scores, capsys, tmp_path, change, expected):
@@ -183,6 +184,7 @@ def test_what_is_given_wrongly_is_refused(scores, capsys, tmp_path):
     folder = words[0].partition("=")[2]
     assert "does not name a model" in refused([folder, words[1]], capsys)
     assert "does not name a model" in refused([f"a/={folder}", words[1]], capsys)
+    assert "'a=' does not name a model" in (sentence := refused(["a=", words[1]], capsys)) and sentence.endswith("such as baseline=a")
     assert "only the model base is given" in refused(words[:1], capsys)
     assert "base is given twice" in refused([words[0], *words], capsys)
     assert "no folder or file" in refused([words[0], f"b={tmp_path / 'none'}"], capsys)
@@ -194,6 +196,7 @@ def test_what_is_given_wrongly_is_refused(scores, capsys, tmp_path):
     assert "seed is -1" in refused(words, capsys, "--seed", "-1")
     (tmp_path / "file").write_text("x")
     assert "is a file; expected a folder" in refused(words, capsys, "--out", str(tmp_path / "file"))
+    assert f"{tmp_path / 'file'} is a file; expected a folder" in refused(words, capsys, "--out", str(tmp_path / "file" / "deep"))
     broken = tmp_path / "broken.json"
     broken.write_bytes(b"\xff\x00{")
     assert "holds no scores of nnneuro_evaluate" in refused([words[0], f"b={broken}"], capsys)
@@ -218,6 +221,8 @@ def test_groups_that_do_not_fit_are_refused(scores, capsys, tmp_path):
     assert "all cases are of the group a" in refused(words, capsys, "--groups", str(path))
     path.write_text(table(path, "ab" * 6).read_text() + "case_00,train,b\n")
     assert "has case case_00 in the groups a and b" in refused(words, capsys, "--groups", str(path))
+    path.write_bytes("case,group\ncase_00,a\n".encode("utf-16"))
+    assert "is no CSV table in UTF-8" in refused(words, capsys, "--groups", str(path))
 
 
 def test_the_same_folder_twice_is_noticed(scores):

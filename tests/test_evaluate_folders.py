@@ -1,6 +1,7 @@
 """nnneuro_evaluate on folders: the scores it writes and the input it refuses."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ import tifffile
 
 from nnunet_neuro.commands.evaluate import main
 from nnunet_neuro.evaluate import measures
+from nnunet_neuro.evaluate.pairing import pair_volumes
 from nnunet_neuro.evaluate.run import Choice, evaluate_folders
 
 WITH_SURFACES = Choice(measures=("overlap", "centrelines", "surfaces"))
@@ -293,6 +295,11 @@ def dataset_jsons_that_disagree(folders):
     return "1 soma, 2 axon", "1 axon, 2 soma", "--dataset-json"
 
 
+def two_names_of_a_label(folders):
+    folders.write_labels(folders.dataset, {"background": 0, "axon": 1, "fibre": 1, "soma": 2})
+    return "calls label 1 both 'axon' and 'fibre'", "one name for each label"
+
+
 def truncated_prediction(folders):
     path = folders.predictions / "brain_2.tif"
     path.write_bytes(path.read_bytes()[:-2000])
@@ -317,6 +324,7 @@ BAD_INPUT = [
     labels_with_fractions,
     labels_as_text,
     dataset_jsons_that_disagree,
+    two_names_of_a_label,
     truncated_prediction,
 ]
 
@@ -371,6 +379,41 @@ def test_file_as_out_is_refused_before_anything_is_measured(folders, capsys):
     before = path.read_bytes()
     assert "is a file" in refused(folders, capsys, "--out", path)
     assert path.read_bytes() == before
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_measured(folders, capsys, monkeypatch):
+    def measure(*arguments, **options):
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr("nnunet_neuro.evaluate.run.score_cases", measure)
+    inside = folders.dataset / "dataset.json" / "deep" / "scores"
+    assert f"{folders.dataset / 'dataset.json'} is a file; expected a folder" in refused(folders, capsys, "--out", inside)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(folders.predictions))
+    assert f"no permission to write into {folders.predictions}" in refused(folders, capsys)
+
+
+def test_failure_while_writing_ends_in_one_sentence(folders, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    capsys.readouterr()
+    assert folders.run("--format", "json") == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "could not be written into" in sentence and "No space left" in sentence and "--out" in sentence
+    assert list(folders.out.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [np.diag([-1, 1, 1, 1]), np.eye(4) + np.outer([1, 0, 0, 0], [0, 0, 0, 5])], ids=["flipped", "moved"])
+def test_micrometres_written_in_millimetres_are_compared_by_voxels(tmp_path, change):
+    nibabel = pytest.importorskip("nibabel")
+    affine, voxels = np.diag([0.001, 0.001, 0.001, 1]), np.ones((4, 5, 6), np.uint8)
+    paths = [tmp_path / f"{name}.nii.gz" for name in ("prediction", "nearly", "other")]
+    for path, placed in zip(paths, (affine, affine + 1e-9, affine @ change), strict=True):
+        nibabel.save(nibabel.Nifti1Image(voxels, placed), path)
+    assert pair_volumes(paths[0], paths[1]).pairs
+    with pytest.raises(ValueError, match="placed or oriented in space unlike"):
+        pair_volumes(paths[0], paths[2])
 
 
 def test_unknown_voxel_size_on_one_side_is_allowed(folders):

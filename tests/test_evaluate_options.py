@@ -52,6 +52,7 @@ def test_unknown_measure_class_and_format_are_refused_with_the_choices(cases, ca
     assert "no format 'xml'" in refused(capsys, [*folders, "--format", "xml"])
     assert "is made of 'glia'" in refused(capsys, [*folders, "--regions", "all=axon+glia"])
     assert "has the name of a label" in refused(capsys, [*folders, "--regions", "axon=1+2"])
+    assert "region 'all' is given twice" in refused(capsys, [*folders, "--regions", "all=1+2", "all=1"])
     assert "0 workers" in refused(capsys, [*folders, "--workers", "0"])
 
 

@@ -9,7 +9,7 @@ import tifffile
 from nnunet_neuro.commands.evaluate import main
 from nnunet_neuro.evaluate.fields import DEFAULT
 from nnunet_neuro.evaluate.run import Choice, evaluate_folders
-from tests.evaluation_cases import LABELS, SHAPE, Cases, refused
+from tests.evaluation_cases import LABELS, SHAPE, Cases, labels, refused
 
 
 @pytest.fixture
@@ -137,8 +137,32 @@ def test_folds_of_a_results_folder(cases, monkeypatch):
 
 
 def test_folder_without_references_that_is_no_results_folder_is_refused(cases, capsys):
-    assert "expected an nnU-Net results folder" in refused(capsys, [cases.predictions])
+    assert "give the folder of references as the second argument" in refused(capsys, [cases.predictions])
     assert "has no references" in refused(capsys, [cases.predictions / "brain_0.tif"])
+
+
+def test_chunks_that_were_left_out_are_background_where_said(cases, capsys):
+    import zarr
+
+    for role, folder in (("prediction", cases.predictions), ("reference", cases.references)):
+        voxels = tifffile.imread(folder / "brain_0.tif")
+        voxels[:, :10, :12] = 0  # whole chunks, which zarr does not write by default
+        np.save(cases.root / f"{role}.npy", voxels)
+        store = zarr.open_array(str(cases.root / f"{role}.zarr"), mode="w", shape=SHAPE, chunks=(6, 10, 12), dtype="uint8", fill_value=0)
+        store[:] = voxels
+    paths = {kind: [cases.root / f"{role}.{kind}" for role in ("prediction", "reference")] for kind in ("zarr", "npy")}
+    assert "--missing-chunks zero" in refused(capsys, paths["zarr"])
+    assert main([*map(str, paths["zarr"]), "--missing-chunks", "zero", "--format", "json", "--out", str(cases.root / "out")]) == 0
+    found, expected = (evaluate_folders(*paths[kind], missing_are_zero=True, progress=False) for kind in ("zarr", "npy"))
+    assert found.pooled_counts == expected.pooled_counts
+
+
+def test_folder_of_cases_beside_a_volume_is_refused(cases, capsys):
+    np.save(cases.root / "one.npy", labels(0))
+    (cases.root / "arrays").mkdir()
+    np.save(cases.root / "arrays" / "one.npy", labels(0))
+    for words in ((cases.root / "arrays", cases.root / "one.npy"), (cases.root / "one.npy", cases.root / "arrays")):
+        assert f"{cases.root / 'arrays'} is a folder without slices" in refused(capsys, words)
 
 
 def test_instances_take_every_number_for_an_object(cases, capsys):
@@ -224,7 +248,18 @@ def other_array(cases):
     return "brain_1.npz holds features.npy", "'probabilities'"
 
 
-@pytest.mark.parametrize("spoil", [other_shape, other_channels, logits, no_number, no_file, damaged, other_array],
+def array_of_objects(cases):
+    np.savez(cases.predictions / "brain_1.npz", probabilities=np.array([None, "x"], dtype=object))
+    return "brain_1.npz holds no array of numbers", "'probabilities'"
+
+
+def complex_numbers(cases):
+    cases.save("brain_1", np.zeros((3, *SHAPE), np.complex64))
+    return "brain_1.npz holds an array of complex64", "floating-point"
+
+
+@pytest.mark.parametrize("spoil", [other_shape, other_channels, logits, no_number, no_file, damaged, other_array, array_of_objects,
+                                   complex_numbers],
                          ids=lambda spoil: spoil.__name__)
 def test_probabilities_that_do_not_fit_end_in_one_sentence(cases, capsys, spoil):
     expected = spoil(cases)

@@ -94,7 +94,7 @@ def test_a_damaged_package_is_told(results, capsys, tmp_path, monkeypatch):
 
 
 def test_unknown_names_list_what_there_is(results, capsys):
-    assert f"choose one of {SHIPPED.name}" in refusal(capsys, "install", "no_such_model")
+    assert f"choose one of {', '.join(sorted(catalogue()))}" in refusal(capsys, "install", "no_such_model")
     assert "no file" in refusal(capsys, "install", "no_such.zip")
     assert "no address of the web" in refusal(capsys, "install", "ftp://127.0.0.1/model.zip")
     assert "leave it out" in refusal(capsys, "install", SHIPPED.name, "--sha256", "0" * 64)
@@ -104,6 +104,21 @@ def test_the_results_folder_must_be_known(capsys, monkeypatch):
     monkeypatch.delenv("nnUNet_results", raising=False)
     assert "nnUNet_results is not set" in refusal(capsys, "install", SHIPPED.name)
     assert main(["list"]) == 0 and re.search(rf"^{SHIPPED.name} .* \?$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_results_folder_that_cannot_be_is_refused(zipped, tmp_path, capsys, monkeypatch):
+    assert f"{zipped} is a file; expected the folder" in refusal(capsys, "install", zipped, "--results", zipped)
+    assert "no folder" in (sentence := refusal(capsys, "verify", "--all", "--results", tmp_path / "none")) and "--results" in sentence
+    (tmp_path / "readable").mkdir()
+    monkeypatch.setattr("nnunet_neuro.models.install.os.access", lambda path, mode: False)
+    assert "no permission to write into the results folder" in refusal(capsys, "install", zipped, "--results", tmp_path / "readable")
+    assert not list((tmp_path / "readable").iterdir())
+
+
+def test_a_card_is_not_written_where_a_folder_is(tmp_path, capsys):
+    assert "is a folder" in refusal(capsys, "show", SHIPPED.name, "--html", tmp_path)
+    assert "lies in no folder that is there" in refusal(capsys, "show", SHIPPED.name, "--html", tmp_path / "none" / "card.html")
+    assert not list(tmp_path.iterdir()) and not tmp_path.with_name(f"{tmp_path.name}.part").exists()
 
 
 # --- from a zip --------------------------------------------------------------------------------------------------------------------
@@ -414,6 +429,8 @@ def test_a_folder_without_hashes_is_verified_by_its_weights(tmp_path, capsys):
     (folder / "plans.json").write_text(json.dumps(plans))
     assert main(["verify", str(folder)]) == 1 and "do not fit the network" in capsys.readouterr().err
     assert "no model 'nothing'" in refusal(capsys, "verify", "nothing")
+    (tmp_path / "other").mkdir()
+    assert "other is no model" in refusal(capsys, "verify", tmp_path / "other")
 
 
 def test_a_model_beside_a_bad_one_is_still_verified(results, zipped, capsys):

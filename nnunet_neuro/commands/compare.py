@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from nnunet_neuro.evaluate.comparison.compare import compare_models
     from nnunet_neuro.evaluate.comparison.tables import comparison_text
-    from nnunet_neuro.evaluate.comparison.write import check_folder, check_formats, write_comparison
+    from nnunet_neuro.evaluate.comparison.write import check_formats, write_comparison
+    from nnunet_neuro.evaluate.writing import check_folder
 
     check_formats(options.format)
     check_folder(options.out)

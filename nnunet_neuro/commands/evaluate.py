@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_neuro.commands._run import one_sentence_errors
@@ -28,9 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         tolerance=options.tolerance,
         only_predicted=options.only_predicted,
         probabilities=options.probabilities,
-        choice=Choice(options.measures, options.field, options.classes, dict(options.regions or ()), options.instances, options.workers,
+        choice=Choice(options.measures, options.field, options.classes, _regions(options.regions or ()), options.instances, options.workers,
                       options.memory),
         slices=options.slices,
+        missing_are_zero=options.missing_chunks == "zero",
         formats=options.format,
     )
     print(summary_text(evaluation), file=sys.stderr)
@@ -69,6 +71,14 @@ def path_or_address(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
+def _regions(given: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    names = [name for name, _ in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the region {twice!r} is given twice; expected one --regions {twice}=... with all of its labels")
+    return dict(given)
+
+
 def _default_out(predictions: Path | str) -> Path:
     """Inside a folder of cases; beside a volume, or here where that lies behind an address."""
     from nnunet_neuro.evaluate.pairing import is_volume
@@ -101,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
                           "folder of one fold; otherwise they are an error")
     compared.add_argument("--instances", action="store_true", help="the files hold ids of objects, not labels")
     compared.add_argument("--slices", action="store_true", help="both folders hold the slices of one volume, not cases")
+    compared.add_argument("--missing-chunks", choices=("error", "zero"), default="error",
+                          help="chunks that are not there in Zarr, N5, HDF5 and precomputed labels: refuse them, or take them for "
+                          "background (default: %(default)s)")
     compared.add_argument("--probabilities", type=path_or_address, nargs="?", const=True, metavar="FOLDER", help="what nnUNetv2_predict "
                           "--save_probabilities wrote, or volumes with a channel per label: adds the calibration; no FOLDER for a results "
                           "folder that has them")

@@ -147,7 +147,8 @@ def _folds(folder: Path, splits: list | None) -> list[str]:
     numbers = {int(fold) for fold in there if fold.isdecimal()}
     if not numbers:
         only = f"only fold_{_ALL}, which was trained on its own validation cases" if _ALL in there else "no fold_*"
-        raise FileNotFoundError(f"{folder} has {only}; expected the folds of a cross-validation, fold_0 and so on: train them")
+        raise FileNotFoundError(f"{folder} has {only}; expected the folds of a cross-validation, fold_0 and so on: train them, or measure "
+                                "a folder of predictions by giving the references too")
     return [str(number) for number in sorted(numbers | set(range(len(splits or ()))))]
 
 

@@ -68,6 +68,7 @@ def read_label_names(path: str | Path) -> LabelNames:
     measured = {name: value for name, value in values.items() if value != (0,)}
     if not measured:
         raise ValueError(f"{path} names no label besides background; expected at least one class to measure")
+    _refuse_shared(measured, path)
     painted = _painted(measured, document.get("regions_class_order"))
     regions = {name: value for name, value in measured.items() if value != (painted[name],)}
     return LabelNames(painted, ignore, path, regions, channels=_channels(measured))
@@ -135,6 +136,15 @@ def chosen_classes(names: LabelNames, classes: Sequence[str]) -> LabelNames:
     further = set(names.further) | {value for name in names.classes for value in names.values_of(name)}
     return replace(names, classes=kept, regions={name: value for name, value in names.regions.items() if name in kept},
                    further=tuple(sorted(further)))
+
+
+def _refuse_shared(measured: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Two names of one number would both be given the same voxels."""
+    name_of: dict[tuple[int, ...], str] = {}
+    for name, values in measured.items():
+        if name_of.setdefault(values, name) != name:
+            raise ValueError(f"{path} calls label {'+'.join(map(str, values))} both {name_of[values]!r} and {name!r}; expected one name "
+                             "for each label: correct the numbers")
 
 
 def _label_values(name: str, value: object, path: Path) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from nnunet_neuro.volumes.nrrd import NRRD_SUFFIXES
 from nnunet_neuro.volumes.tensor_store import is_n5, is_precomputed
 from nnunet_neuro.volumes.zarr_store import is_zarr
 
-__all__ = ["LabelNames", "Pair", "Paired", "as_zyx", "as_zyx_shape", "check_ignored", "find_label_names", "is_volume", "pair_cases",
-           "pair_folds", "pair_volumes", "read_label_names", "read_labels", "spacing_zyx"]  # fmt: skip
+__all__ = ["LabelNames", "Pair", "Paired", "as_zyx", "as_zyx_shape", "check_ignored", "find_label_names", "holds_slices", "is_volume",
+           "pair_cases", "pair_folds", "pair_volumes", "read_label_names", "read_labels", "spacing_zyx"]  # fmt: skip
 
 _SUFFIXES = (*TIFF_SUFFIXES, *NIFTI_SUFFIXES, *IMAGE_SUFFIXES, *NRRD_SUFFIXES, *HDF5_SUFFIXES, ".npy")
 _FIRST_CHANNEL = "_0000"
@@ -70,8 +70,13 @@ def is_volume(path: str | Path) -> bool:
     return _is_store(path) or not path.is_dir() and (split_hdf5(path) is not None or path.is_file())
 
 
+def holds_slices(folder: Path) -> bool:
+    """Whether a folder has files that can be slices of a volume."""
+    return any(path.name.lower().endswith((*TIFF_SUFFIXES, *IMAGE_SUFFIXES)) for path in folder.iterdir())
+
+
 def pair_cases(predictions: Path, references: Path, *, images: Path | None = None, only_predicted: bool = False,
-               probabilities: Path | None = None) -> Paired:
+               probabilities: Path | None = None, missing_are_zero: bool = False) -> Paired:
     """Pair the files of two folders by case name and check that each pair lies on one voxel grid.
 
     Only headers are read.
@@ -82,6 +87,7 @@ def pair_cases(predictions: Path, references: Path, *, images: Path | None = Non
         images: nnU-Net folder of raw images `CASE_0000.tif`.
         only_predicted: leave out references without a prediction instead of raising.
         probabilities: folder of `CASE.npz` as nnU-Net saves them, or of volumes `CASE` with a channel for each label.
+        missing_are_zero: chunks of label volumes that are not there are background; they are refused otherwise.
 
     Raises:
         FileNotFoundError: no folder, an empty one, a prediction without reference, a reference without prediction, no
@@ -93,16 +99,18 @@ def pair_cases(predictions: Path, references: Path, *, images: Path | None = Non
     if not only_predicted:
         _refuse_unpaired(referenced, predicted, f"no prediction for reference {{}}; expected a file of that name in {predictions}: predict "
                          "it, or leave out such references with --only-predicted")
-    pairs = [Pair(case, open_volume(predicted[case]), open_volume(referenced[case])) for case in sorted(predicted)]
+    pairs = [Pair(case, *(open_volume(files[case], missing_are_zero=missing_are_zero) for files in (predicted, referenced)))
+             for case in sorted(predicted)]
     labels = [predictions / "dataset.json", references.resolve().parent / "dataset.json"]
     return Paired(_completed(pairs, images, probabilities), predictions, references, labels, sorted(referenced.keys() - predicted.keys()))
 
 
 def pair_volumes(prediction: str | Path, reference: str | Path, *, image: str | Path | None = None,
-                 probabilities: str | Path | None = None) -> Paired:
+                 probabilities: str | Path | None = None, missing_are_zero: bool = False) -> Paired:
     """Pair two volumes of any format that is read here, also folders of slices and addresses; see `pair_cases` for what is refused."""
     channels = None if image is None else open_channels(image)[0]
-    pair = Pair(_name_of(prediction), open_volume(prediction), open_volume(reference), channels, probabilities)
+    labels = (open_volume(path, missing_are_zero=missing_are_zero) for path in (prediction, reference))
+    pair = Pair(_name_of(prediction), *labels, channels, probabilities)
     _check_pair(pair)
     folders = [path.absolute() for one in (prediction, reference) if "://" not in str(one) for path in list(Path(one).parents)[:2]]
     return Paired([pair], Path(prediction), Path(reference), [folder / "dataset.json" for folder in folders])
@@ -199,7 +207,8 @@ def _completed(pairs: list[Pair], images: Path | None, probabilities: Path | Non
     complete = []
     for pair in pairs:
         if imaged is not None and pair.case not in imaged:
-            raise FileNotFoundError(f"no image of case {pair.case} in {images}; expected a file {pair.case}{_FIRST_CHANNEL}.tif")
+            raise FileNotFoundError(f"no image of case {pair.case} in {images}; expected a file "
+                                    f"{pair.case}{_FIRST_CHANNEL}{Path(pair.reference.path).name.removeprefix(pair.case)}")
         if saved is not None and pair.case not in saved:
             raise FileNotFoundError(f"no probabilities of case {pair.case} in {probabilities}; expected {pair.case}.npz, as "
                                     "nnUNetv2_predict --save_probabilities writes it, or a volume of that name")
@@ -270,9 +279,15 @@ def _check_grid(volume: Volume, reference: Volume) -> None:
         raise ValueError(f"{volume.path} has voxels of {_numbers(sizes[0])}, but {reference.path} of {_numbers(sizes[1])} (z, y, x); "
                          "expected the same: correct the voxel size in the one that is wrong")
     affines = volume.affine, reference.affine
-    if all(affine is not None for affine in affines) and not np.allclose(*affines, rtol=1e-3, atol=1e-2):
+    if all(affine is not None for affine in affines) and not _same_place(*affines):
         raise ValueError(f"{volume.path} is placed or oriented in space unlike {reference.path}; expected the same affine in both "
                          "headers: resample one onto the other")
+
+
+def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two affines agree to a hundredth of a voxel, in whatever unit they are: micrometres may be written as 0.001 mm."""
+    smallest = np.linalg.norm(one[:3, :3], axis=0).min()
+    return np.allclose(one, other, rtol=1e-3, atol=1e-2 * smallest)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -114,7 +114,12 @@ def _unpacked(path: Path, scratch: Path) -> np.ndarray:
                 shutil.copyfileobj(packed, plain, 1 << 20)
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-    found = np.load(scratch / name, mmap_mode="r")
+    try:
+        found = np.load(scratch / name, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} holds no array of numbers ({error}); expected nnU-Net's array 'probabilities'") from error
+    if found.dtype.kind not in "fui":
+        raise ValueError(f"{path} holds an array of {found.dtype}; expected probabilities as floating-point numbers")
     if found.ndim != 4:
         raise ValueError(f"{path} has probabilities of shape {found.shape}; expected (channels, z, y, x)")
     return found

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from nnunet_neuro.evaluate.fields import measures_for, without_surfaces
 from nnunet_neuro.evaluate.label_names import LabelNames, chosen_classes, find_label_names, instance_names, with_regions
-from nnunet_neuro.evaluate.pairing import Pair, Paired, is_volume, pair_cases, pair_folds, pair_volumes
+from nnunet_neuro.evaluate.pairing import Pair, Paired, holds_slices, is_volume, pair_cases, pair_folds, pair_volumes
 from nnunet_neuro.evaluate.scores import CaseScores, Evaluation
 from nnunet_neuro.evaluate.scoring import CaseTask, score_cases
 from nnunet_neuro.evaluate.sources import known_spacing
-from nnunet_neuro.evaluate.writing import scores_csv, scores_json, write_together
+from nnunet_neuro.evaluate.writing import check_folder, scores_csv, scores_json, write_together
 from nnunet_neuro.volumes import describe_region
 
 __all__ = ["FORMATS", "CaseScores", "Choice", "Evaluation", "evaluate_folders", "scores_csv", "scores_json", "write_together"]
@@ -74,6 +74,7 @@ def evaluate_folders(
     probabilities: str | Path | bool | None = None,
     choice: Choice = _EVERYTHING,
     slices: bool = False,
+    missing_are_zero: bool = False,
     formats: Iterable[str] = FORMATS,
     progress: bool = True,
 ) -> Evaluation:
@@ -94,6 +95,7 @@ def evaluate_folders(
         probabilities: folder of the probabilities of the model, or the volume of them; True for those in a results folder.
         choice: what is measured, and with what.
         slices: `predictions` and `references` are folders of slices of one volume each, and not of cases.
+        missing_are_zero: chunks that are not there in Zarr, N5, HDF5 and precomputed labels are background; they are refused otherwise.
         formats: some of `FORMATS`, what is written.
         progress: show progress bars on stderr.
 
@@ -107,7 +109,8 @@ def evaluate_folders(
 
     _check_options(tolerance, out, formats)
     measured = measures_for(choice.measures, field=choice.field_of_use, probabilities=probabilities is not None)
-    paired = _paired(predictions, references, slices=slices, images=images, only_predicted=only_predicted, probabilities=probabilities)
+    paired = _paired(predictions, references, slices=slices, images=images, only_predicted=only_predicted, probabilities=probabilities,
+                     missing_are_zero=missing_are_zero)
     names = _names(paired, dataset_json, choice)
     unasked: dict[str, str] = {}
     if names.ignore is not None and not choice.measures and choice.field_of_use is None:
@@ -130,26 +133,40 @@ def evaluate_folders(
 def _check_options(tolerance: float | None, out: str | Path | None, formats: Iterable[str]) -> None:
     if tolerance is not None and (isinstance(tolerance, bool) or not 0 <= tolerance < math.inf):
         raise ValueError(f"tolerance is {tolerance}; expected a length in the unit of the voxel size, 0 or more")
-    if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"{out} is a file; expected a folder for the results: give another --out")
+    if out is not None:
+        check_folder(Path(out))
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"there is no format {unknown[0]!r}; expected some of {', '.join(FORMATS)}")
 
 
 def _paired(predictions: str | Path, references: str | Path | None, *, slices: bool, images: str | Path | None, only_predicted: bool,
-            probabilities: str | Path | bool | None) -> Paired:
+            probabilities: str | Path | bool | None, missing_are_zero: bool) -> Paired:
     if references is None:
         if is_volume(predictions) or probabilities not in (None, True):
             raise ValueError(f"{predictions} has no references; give them as the second argument (only an nnU-Net results folder says "
                              "itself where they are, and holds its probabilities)")
+        if Path(predictions).is_dir() and not any(Path(predictions).glob("fold_*")):
+            raise ValueError(f"{predictions} has no fold_* and no references were given; give the folder of references as the second "
+                             "argument (only an nnU-Net results folder DatasetNNN_NAME/TRAINER__PLANS__CONFIGURATION says itself where "
+                             "they are)")
         return pair_folds(Path(predictions), images=_path(images), with_probabilities=probabilities is True)
     if probabilities is True:
         raise ValueError("--probabilities needs a folder here; give the one with CASE.npz")
     if slices or is_volume(predictions) or is_volume(references):
-        return pair_volumes(predictions, references, image=images, probabilities=probabilities)
+        if not slices:
+            _refuse_folder_of_cases(predictions, references)
+        return pair_volumes(predictions, references, image=images, probabilities=probabilities, missing_are_zero=missing_are_zero)
     return pair_cases(Path(predictions), Path(references), images=_path(images), only_predicted=only_predicted,
-                      probabilities=_path(probabilities))
+                      probabilities=_path(probabilities), missing_are_zero=missing_are_zero)
+
+
+def _refuse_folder_of_cases(*places: str | Path) -> None:
+    """A folder beside one volume holds its slices, so a file that is no slice shows that it holds cases."""
+    for place, other in (places, places[::-1]):
+        if not is_volume(place) and Path(place).is_dir() and is_volume(other) and not holds_slices(Path(place)):
+            raise ValueError(f"{place} is a folder without slices, but {other} is one volume; expected two folders of cases, or two "
+                             "volumes: name the volume in the folder")
 
 
 def _names(paired: Paired, dataset_json: str | Path | None, choice: Choice) -> LabelNames:

@@ -78,20 +78,37 @@ def scores_csv(evaluation: Evaluation) -> str:
     return text.getvalue()
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the results that cannot be written or made, before anything is computed.
+
+    Raises:
+        NotADirectoryError: it is a file, or lies in one.
+        PermissionError: this user may not write there.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file; expected a folder for the results: choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write into {there}; expected a folder for the results: choose another --out")
+
+
 def write_together(folder: Path, texts: dict[str, str]) -> list[Path]:
     """Write files under temporary names, then give all of them their final names; an interruption leaves none half-written.
 
     Raises:
-        NotADirectoryError: `folder` is a file.
+        OSError: `folder` is a file, or cannot be written; see `check_folder`.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; expected a folder for the scores: choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scores-", dir=folder) as scratch:
-        for name, text in texts.items():
-            (Path(scratch) / name).write_text(text, encoding="utf-8")
-        for name in texts:
-            os.replace(Path(scratch) / name, folder / name)
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".scores-", dir=folder) as scratch:
+            for name, text in texts.items():
+                (Path(scratch) / name).write_text(text, encoding="utf-8")
+            for name in texts:
+                os.replace(Path(scratch) / name, folder / name)
+    except OSError as error:
+        raise OSError(f"the results could not be written into {folder} ({error.strerror}); expected a folder with space that this user may "
+                      "write: choose another --out") from error
     return [folder / name for name in texts]
 
 

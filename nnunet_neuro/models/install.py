@@ -198,7 +198,17 @@ def _staging(results: Path) -> Iterator[Path]:
     if not results.parent.is_dir():
         raise FileNotFoundError(f"no folder {results.parent} for the results folder {results.name}; create it, or correct nnUNet_results")
     existed = results.exists()
-    results.mkdir(exist_ok=True)
+    if existed and not results.is_dir():
+        raise NotADirectoryError(f"{results} is a file; expected the folder where models are installed: correct --results or "
+                                 "nnUNet_results")
+    try:
+        results.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(f"the results folder {results} could not be made ({error.strerror}); expected a place that this user may write: "
+                      "give another with --results, or correct nnUNet_results") from error
+    if not os.access(results, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write into the results folder {results}; give another with --results, or correct "
+                              "nnUNet_results")
     lock = results / f"{STAGING}.lock"
     try:
         with FileLock(lock, timeout=0):

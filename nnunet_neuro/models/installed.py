@@ -63,6 +63,9 @@ def folders_to_verify(target: str, results: Path | None = None) -> list[Path]:
     """
     entries = catalogue()
     if target not in entries and Path(target).is_dir():
+        if not any((Path(target) / name).exists() for name in (RECORD, "plans.json", "dataset.json")):
+            raise ValueError(f"{target} is no model; expected a folder TRAINER__PLANS__CONFIGURATION with plans.json, dataset.json and "
+                             "fold_0, or one of " + ", ".join(entries))
         return [Path(target)]
     entry = entries.get(target) or find(target)
     folders = [folder for folder in (entry.folder, installed_folder(target, results)) if folder is not None]
@@ -74,6 +77,8 @@ def folders_to_verify(target: str, results: Path | None = None) -> list[Path]:
 def all_folders(results: Path | None = None) -> list[Path]:
     """Every model that ships, and every installed one."""
     shipped = [entry.folder for entry in catalogue().values() if entry.folder is not None]
+    if results is not None and not results_folder(results).is_dir():
+        raise FileNotFoundError(f"no folder {results}; expected the folder where models are installed: correct --results")
     if results is None and not os.environ.get("nnUNet_results"):
         return shipped
     return shipped + [folder for folder, _ in installed_models(results_folder(results))]

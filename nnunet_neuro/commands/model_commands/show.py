@@ -27,9 +27,13 @@ def run(options: argparse.Namespace) -> int:
     if options.html is None:
         print("\n\n\n".join(map(card_text, entries)))
         return 0
+    page = cards_page(entries)
+    if options.html.is_dir() or not options.html.parent.is_dir():
+        raise ValueError(f"{options.html} {'is a folder' if options.html.is_dir() else 'lies in no folder that is there'}; expected a file "
+                         "in a folder that is there, such as card.html")
     # written beside its place, so that a page that is there stays whole
     partial = options.html.with_name(f"{options.html.name}.part")
-    partial.write_text(cards_page(entries), encoding="utf-8")
+    partial.write_text(page, encoding="utf-8")
     partial.replace(options.html)
     print(options.html)
     return 0
