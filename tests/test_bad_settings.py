@@ -166,3 +166,16 @@ def test_ways_to_write_a_pattern(tmp_path, nnunet_folders, monkeypatch, image, l
     monkeypatch.chdir(tmp_path)
     assert convert("--image", image, "--label", label, *CLASSES, *SPACING) == 0
     assert dataset_of(nnunet_folders)[1]["numTraining"] == 2
+
+
+def test_errors_of_the_system_say_which_file_and_what_to_do(tmp_path, capsys):
+    from nnunet_neuro.commands._run import one_sentence_errors
+
+    @one_sentence_errors("nnneuro_something")
+    def main(argv=None):
+        (tmp_path / "missing" / "file.json").write_text("{}")
+
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nnneuro_something: error: {tmp_path / 'missing' / 'file.json'}: No such file or directory; check the path")
+    assert said.count("\n") == 1 and "Errno" not in said

@@ -21,7 +21,7 @@ def one_sentence_errors(program: str) -> Callable:
             try:
                 return main(argv) or 0
             except (ValueError, OSError) as error:
-                sentence = str(error)
+                sentence = _sentence(error)
             except MemoryError as error:
                 sentence = f"the memory does not suffice ({error or 'allocation failed'}); use fewer --workers, or smaller cases"
             except KeyboardInterrupt as interruption:
@@ -34,3 +34,10 @@ def one_sentence_errors(program: str) -> Callable:
         return run
 
     return decorate
+
+
+def _sentence(error: Exception) -> str:
+    """The system's own errors name a file and a number, and not what to do."""
+    if isinstance(error, OSError) and error.errno is not None and isinstance(error.filename, (str, bytes, os.PathLike)):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; check the path, and that it may be read or written by you"
+    return str(error)
