@@ -214,6 +214,24 @@ def test_preview_shows_the_labels_in_their_colours(tmp_path):
     assert shown[1] > 5 * shown[0] > 0
 
 
+def test_preview_shows_what_belongs_to_an_object_where_there_are_instances(tmp_path):
+    from PIL import Image
+
+    store, labels = make_store(tmp_path)
+    labels[:] = 0
+    labels[:, 4:8, 4:8] = labels[:, 16:20, 16:20] = 1
+    store.write(ALL, labels)
+    image = image_of(tmp_path, labels)
+    before = np.asarray(Image.open(preview.write_preview(image, store, tmp_path / "p.png", progress=False)))
+    store = store.add(FurtherArray("instances", "uint64", labels=True))
+    objects = np.zeros(labels.shape, np.uint64)
+    objects[:, 4:8, 4:8] = 7  # the other one was too small
+    store.write(ALL, objects, name="instances")
+    after = np.asarray(Image.open(preview.write_preview(image, store, tmp_path / "p.png", progress=False)))
+    assert (before != after).any()
+    np.testing.assert_array_equal(preview._coarse_labels(store), np.where(objects > 0, 1, 0))
+
+
 @pytest.mark.parametrize("band", [1, 10**9])
 @pytest.mark.parametrize("most", [(7, 11, 13), (1000, 1000, 1000), (1, 1, 1)])
 def test_sampled_image_is_every_nth_voxel_whatever_the_bands(tmp_path, monkeypatch, most, band):

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_neuro.colours import class_colour
 from nnunet_neuro.predict.complete import appearing, leftovers_beside, remove
+from nnunet_neuro.predict.output import INSTANCES
 from nnunet_neuro.predict.pyramid import build_pyramid
 from nnunet_neuro.predict.store import LabelStore
 from nnunet_neuro.volumes import Volume
@@ -48,6 +49,8 @@ def write_preview(image: Volume, store: LabelStore, path: str | Path, *, progres
         raise ValueError(f"{image.path} has shape {image.shape}, but the prediction {store.path} has {store.layout.shape}; give the image "
                          "that it was made from")
     build_pyramid(store, progress=progress)
+    if _has_instances(store):
+        build_pyramid(store, INSTANCES, progress=progress)
     labels = _coarse_labels(store)
     figure = _draw(sampled(image, (_MOST_PLANES, _MOST_PIXELS, _MOST_PIXELS), progress=progress), labels, store)
     for leftover in leftovers_beside(path):
@@ -74,9 +77,15 @@ def sampled(image: Volume, most: Sequence[int], *, progress: bool = True) -> np.
 
 
 def _coarse_labels(store: LabelStore) -> np.ndarray:
-    """The finest level that is small enough."""
-    volumes = [store.volumes(level=level)[0] for level in range(len(store.spacings()))]
-    return next((volume for volume in volumes if math.prod(volume.shape) <= _MOST_LABELS), volumes[-1]).read()
+    """The finest level that is small enough; of the voxels of objects only, where there are instances: small ones may have been left out."""
+    levels = [store.volumes(level=level)[0] for level in range(len(store.spacings()))]
+    level = next((number for number, volume in enumerate(levels) if math.prod(volume.shape) <= _MOST_LABELS), len(levels) - 1)
+    labels = levels[level].read()
+    return np.where(store.volumes(INSTANCES, level=level)[0].read() != 0, labels, 0) if _has_instances(store) else labels
+
+
+def _has_instances(store: LabelStore) -> bool:
+    return any(one.name == INSTANCES for one in store.layout.further)
 
 
 def _draw(image: np.ndarray, labels: np.ndarray, store: LabelStore):
@@ -98,10 +107,11 @@ def _draw(image: np.ndarray, labels: np.ndarray, store: LabelStore):
     step = math.ceil(layout.shape[0] / _MOST_PLANES)
     which = "z" if step == 1 else f"every {step}. z"
     projection, over = image.max(axis=0), labels.max(axis=0)
+    what = "objects" if _has_instances(store) else "labels"
     bright = _window(projection)
     _show(rows[3][0], projection, None, colours, bright, _sides(extents, 0), f"image, maximum over {which}")
-    _show(rows[3][1], projection, over, colours, bright, _sides(extents, 0), "labels over it, maximum over z")
-    _show(rows[3][2], np.zeros_like(projection), over, colours, (0.0, 1.0), _sides(extents, 0), "labels, maximum over z", opacity=1.0)
+    _show(rows[3][1], projection, over, colours, bright, _sides(extents, 0), f"{what} over it, maximum over z")
+    _show(rows[3][2], np.zeros_like(projection), over, colours, (0.0, 1.0), _sides(extents, 0), f"{what}, maximum over z", opacity=1.0)
     handles = [Patch(facecolor=colours[value], label=name) for name, value in _classes(labels, store).items()]
     figure.legend(handles=handles[:_MOST_NAMES], loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.suptitle(f"{store.path.name}: {' x '.join(map(str, layout.shape))} voxels (z, y, x)", fontsize=11)
