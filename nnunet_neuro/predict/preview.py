@@ -77,7 +77,7 @@ def sampled(image: Volume, most: Sequence[int], *, progress: bool = True) -> np.
 
 
 def _coarse_labels(store: LabelStore) -> np.ndarray:
-    """The finest level that is small enough; of the voxels of objects only, where there are instances: small ones may have been left out."""
+    """The finest level that is small enough; where there are instances, of their voxels only: small ones may have been left out."""
     levels = [store.volumes(level=level)[0] for level in range(len(store.spacings()))]
     level = next((number for number, volume in enumerate(levels) if math.prod(volume.shape) <= _MOST_LABELS), len(levels) - 1)
     labels = levels[level].read()
