@@ -22,6 +22,7 @@ EXTRAS = {
     "monai": ("monai", "nnUNetTrainerVNet and nnUNetTrainerHighResNet"),
     "precomputed": ("tensorstore", "N5 and neuroglancer precomputed volumes"),
     "cluster": ("dask", "nnneuro_predict --scheduler"),
+    "export": ("onnx", "nnneuro_models export --format onnx and safetensors"),
     "view": ("neuroglancer", "nnneuro_view"),
 }
 

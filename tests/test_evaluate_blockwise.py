@@ -19,6 +19,8 @@ SPACING = (2.0, 1.0, 1.25)
 BLOCKS = [(5, 9, 30), (6, 7, 8), (1, 26, 30), (14, 26, 30)]
 EVERYTHING = Choice(measures=tuple(families()), regions={"both": ("axon", "2")})
 
+WITH_SURFACES = ("overlap", "centrelines", "surfaces")  # which an ignore label leaves out otherwise
+
 
 def labels(seed):
     """Labels 0, 1 and 2 in objects that any cut goes through; a thread of label 1 from end to end."""
@@ -87,7 +89,7 @@ def test_memory_too_small_for_the_whole_leaves_out_what_needs_it_and_says_so(fol
 
 
 def test_left_out_measures_are_in_the_files(folder, tmp_path):
-    choice = Choice(memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE) - 1)
+    choice = Choice(WITH_SURFACES, memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE) - 1)
     evaluated(folder, choice, out=tmp_path / "out", formats=["json", "csv"])
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert "clDice" in scores["left_out_measures"] and "clDice" not in scores["mean_over_cases"]["axon"]
@@ -104,7 +106,7 @@ def test_measure_that_one_case_is_too_large_for_is_left_out_of_all(folder, whole
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
         tifffile.imwrite(tmp_path / name / "small.tif", labels(2)[:5, :12, :12])
     found = evaluate_folders(tmp_path / "predictions", tmp_path / "labelsTr", dataset_json=folder / "dataset.json", progress=False,
-                             choice=Choice(memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE)), out=tmp_path / "out", formats=["json"])
+                             choice=Choice(WITH_SURFACES, memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE)), out=tmp_path / "out", formats=["json"])
     assert [case.blocks for case in found.cases] == [1, 1] and "clDice" in found.left_out_measures
     assert all(set(case.values["axon"]) == set(found.measured) for case in found.cases)
     assert found.cases_in_mean["axon"]["NSD"] == 2 and not any("skeleton" in name for name in found.pooled_counts["axon"])
