@@ -106,7 +106,8 @@ def test_measure_that_one_case_is_too_large_for_is_left_out_of_all(folder, whole
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
         tifffile.imwrite(tmp_path / name / "small.tif", labels(2)[:5, :12, :12])
     found = evaluate_folders(tmp_path / "predictions", tmp_path / "labelsTr", dataset_json=folder / "dataset.json", progress=False,
-                             choice=Choice(WITH_SURFACES, memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE)), out=tmp_path / "out", formats=["json"])
+                             choice=Choice(WITH_SURFACES, memory=BYTES_PER_VOXEL["halo"] * math.prod(SHAPE)),
+                             out=tmp_path / "out", formats=["json"])
     assert [case.blocks for case in found.cases] == [1, 1] and "clDice" in found.left_out_measures
     assert all(set(case.values["axon"]) == set(found.measured) for case in found.cases)
     assert found.cases_in_mean["axon"]["NSD"] == 2 and not any("skeleton" in name for name in found.pooled_counts["axon"])
