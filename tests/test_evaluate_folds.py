@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_neuro.evaluate.folds import FoldCase, cross_validation_pairs, find_results_folder, validation_predictions
+from nnunet_neuro.evaluate.folds import FoldCase, cross_validation_pairs, validation_predictions
 
 DATASET = "Dataset007_Axons"
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -187,21 +187,3 @@ def test_incomplete_cross_validations_are_refused(trained, spoil):
 def test_fold_all_is_refused(trained):
     with pytest.raises(ValueError, match="fold_all of .* was trained on its own validation cases"):
         cross_validation_pairs(trained.model, folds=["all"])
-
-
-@pytest.mark.parametrize("dataset", ["7", "007", DATASET])
-def test_model_is_found_by_the_words_of_nnunets_commands(trained, dataset):
-    assert find_results_folder(dataset) == trained.model
-
-
-def test_unknown_models_are_refused_with_the_choices(trained, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="has no dataset '8', or several of this id; expected one of Dataset007_Axons"):
-        find_results_folder("8")
-    with pytest.raises(FileNotFoundError, match=f"has no model nnUNetTrainer__nnUNetPlans__2d; expected one of {MODEL}"):
-        find_results_folder("7", configuration="2d")
-    (trained.model.parents[1] / "Dataset007_Other").mkdir()
-    with pytest.raises(FileNotFoundError, match="expected one of Dataset007_Axons, Dataset007_Other"):
-        find_results_folder("7")
-    monkeypatch.delenv("nnUNet_results")
-    with pytest.raises(ValueError, match="nnUNet_results is not set"):
-        find_results_folder("7")

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -566,6 +567,16 @@ def test_bad_descriptions_are_refused(content, sentence, folders, nnunet_folders
     path.unlink() if content is None else path.write_text(content)
     assert main(["finetune", str(folders["one"]), *TUNE]) == 2
     assert sentence in capsys.readouterr().err and not list(nnunet_folders.results.iterdir())
+
+
+def test_plans_that_name_a_program_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["one"], tmp_path / folders["one"].name)
+    plans = json.loads((folder / "plans.json").read_text())
+    for configuration in plans["configurations"].values():
+        configuration["architecture"]["arch_kwargs"]["nonlin"] = "subprocess.Popen"
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match="'subprocess.Popen'; expected network parts"):
+        load_pretrained(str(folder))
 
 
 def test_a_dataset_without_images_or_with_another_split_is_refused(folders, nnunet_folders, in_process, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Sequence
@@ -69,29 +68,6 @@ def cross_validation_pairs(folder: str | Path, *, folds: Sequence[str] | None = 
             fold_of[case], predictions[case] = fold, path
     references = _references(list(predictions), ending, places, dataset)
     return [FoldCase(case, predictions[case], references[case], fold_of[case]) for case in sorted(predictions)], dataset_json
-
-
-def find_results_folder(dataset: str, *, trainer: str = "nnUNetTrainer", plans: str = "nnUNetPlans", configuration: str = "3d_fullres"
-                        ) -> Path:
-    """The results folder of a model that is named as nnU-Net's commands name it (`-d -tr -p -c`).
-
-    Raises:
-        ValueError: nnUNet_results is not set.
-        FileNotFoundError: no such dataset, or several; or no such model. The message lists the choices.
-    """
-    if not os.environ.get("nnUNet_results"):
-        raise ValueError("the environment variable nnUNet_results is not set; export nnUNet_results=FOLDER, or give the model's folder")
-    results = Path(os.environ["nnUNet_results"])
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else glob.escape(dataset)
-    found = [path for path in results.glob(pattern) if path.is_dir()]
-    if len(found) != 1:
-        there = ", ".join(sorted(path.name for path in found or results.glob("Dataset*"))) or "none"
-        raise FileNotFoundError(f"{results} has no dataset {dataset!r}, or several of this id; expected one of {there}")
-    folder = found[0] / f"{trainer}__{plans}__{configuration}"
-    if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in found[0].glob("*__*__*"))) or "none"
-        raise FileNotFoundError(f"{found[0]} has no model {folder.name}; expected one of {there}")
-    return folder
 
 
 def validation_predictions(fold_folder: Path, file_ending: str) -> dict[str, Path]:

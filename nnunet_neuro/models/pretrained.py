@@ -18,6 +18,7 @@ from nnunet_neuro.models.transfer import Use, use_of
 from nnunet_neuro.models.transferred_plans import with_trained_network
 from nnunet_neuro.predict.checkpoints import load_checkpoint
 from nnunet_neuro.predict.model import CHECKPOINT
+from nnunet_neuro.predict.plan_parts import check_plans
 from nnunet_neuro.views.models import nnunet_folder
 
 
@@ -89,6 +90,7 @@ def load_pretrained(source: str) -> PretrainedModel:
     folder = file.parent.parent
     plans = _described(folder / "plans.json", arguments, "plans", "configurations")
     dataset_json = _described(folder / "dataset.json", arguments, "dataset_json", "labels")
+    check_plans(plans, folder / "plans.json")
     configuration = arguments.get("configuration")
     try:
         plans = with_trained_network(plans, configuration, content["trainer_name"])

@@ -23,7 +23,8 @@ def check_plans(plans: Mapping[str, Any], path: Path) -> None:
         part = _located(name) if name.startswith(_SAFE_PACKAGES) else None
         if not (isinstance(part, type) and issubclass(part, torch.nn.Module)):
             raise ValueError(f"{path} builds its network with {name!r}; expected network parts of PyTorch, dynamic_network_architectures, "
-                             "nnU-Net, MONAI or nnunet_neuro, so allow code if you trust where the model comes from")
+                             "nnU-Net, MONAI or nnunet_neuro, so allow code if you trust where the model comes from (--allow-code of "
+                             "nnneuro_predict), or use nnU-Net's own commands")
 
 
 def _imported_names(plans: Mapping[str, Any]) -> Iterator[str]:

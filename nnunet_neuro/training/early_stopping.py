@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import torch.distributed
+
+from nnunet_neuro.training.environment import whole_number
 
 PATIENCE = "NNNEURO_PATIENCE"
 # of the moving average of the Dice; a smaller gain is drift
@@ -88,10 +89,4 @@ def patience_from_environment() -> int | None:
     Raises:
         ValueError: the variable is not a whole number from 0 on.
     """
-    text = os.environ.get(PATIENCE)
-    if text is None:
-        return None
-    if not text.strip().isdecimal():
-        raise ValueError(f"environment variable {PATIENCE} is {text!r}, expected a whole number of epochs, 0 to train to the end; correct "
-                         f"or unset it")
-    return int(text)
+    return whole_number(PATIENCE, "a whole number of epochs, 0 to train to the end")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
+
+from nnunet_neuro.training.environment import whole_number
 
 # trainer attribute -> environment variable that sets it
 TRAINING_LENGTH = {
@@ -43,14 +43,5 @@ def training_length_from_environment() -> dict[str, int]:
     Raises:
         ValueError: a variable is not a positive integer.
     """
-    length = {}
-    for attribute, variable in TRAINING_LENGTH.items():
-        text = os.environ.get(variable)
-        if text is None:
-            continue
-        if not text.strip().isdecimal() or int(text) == 0:
-            raise ValueError(
-                f"environment variable {variable} is {text!r}, expected a positive integer; correct or unset it"
-            )
-        length[attribute] = int(text)
-    return length
+    found = {attribute: whole_number(variable, "a positive integer", least=1) for attribute, variable in TRAINING_LENGTH.items()}
+    return {attribute: value for attribute, value in found.items() if value is not None}

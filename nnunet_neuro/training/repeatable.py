@@ -19,6 +19,8 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_neuro.training.environment import whole_number
+
 # environment variable with the seed
 SEED = "NNNEURO_SEED"
 _WEIGHTS, _EPOCH, _TRAINING_BATCH, _VALIDATION_BATCH = range(4)
@@ -91,12 +93,7 @@ def seed_from_environment() -> int | None:
     Raises:
         ValueError: the variable is not a whole number from 0 on.
     """
-    text = os.environ.get(SEED)
-    if text is None:
-        return None
-    if not text.strip().isdecimal():
-        raise ValueError(f"environment variable {SEED} is {text!r}, expected a whole number, 0 or more; correct or unset it")
-    return int(text)
+    return whole_number(SEED, "a whole number, 0 or more")
 
 
 def seed_generators(*stream: int) -> None:
