@@ -29,6 +29,8 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 
+from nnunet_neuro.options import parse_spacing
+
 sys.path.insert(0, str(Path(__file__).parent))
 from trainer_datasets import DATASETS, find_sources  # noqa: E402 - a script's folder is not a package
 
@@ -87,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         model = options.model or str(train_source(replace(bench, epochs=options.source_epochs or options.epochs), options.source,
                                                   sources[options.source], seed=options.seeds[0]))
         convert(bench, options.target, sources[options.target])
-        target = transfer(bench, model, options.target, seed=options.seeds[0])
+        target = transfer(bench, model, options.target, spacing=options.spacing, seed=options.seeds[0])
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"the datasets could not be prepared, see {error.output}") from error
     folds = [fold for fold in options.folds if fold < number_of_folds(bench, options.target)]
@@ -161,14 +163,14 @@ def train_source(bench: Bench, name: str, source: Path, *, seed: int) -> Path:
     return bench.fold_folder(training).parent
 
 
-def transfer(bench: Bench, model: str, name: str, *, seed: int) -> TargetBench:
+def transfer(bench: Bench, model: str, name: str, *, spacing: tuple[float, ...] | None, seed: int) -> TargetBench:
     """Plans, weights and preprocessed images of the target, as nnneuro_models finetune makes them."""
     from nnunet_neuro.models.finetune import FineTuning, prepare_finetuning
     from nnunet_neuro.models.pretrained import load_pretrained
 
     os.environ.update(bench.variables(seed))
     pretrained = load_pretrained(model)
-    wanted = FineTuning(bench.dataset_name(name), bench.device, DATASETS[name].configuration, trainer=TUNING,
+    wanted = FineTuning(bench.dataset_name(name), bench.device, DATASETS[name].configuration, trainer=TUNING, spacing=spacing,
                         plans_name=f"{PLANS}From{pretrained.name}{pretrained.sha256[:8]}")  # of another budget it is another one
     made = prepare_finetuning(pretrained, wanted, say=lambda line: print(line, file=sys.stderr, flush=True))
     return TargetBench(**vars(bench), plans_name=made.plans_name, weights=made.weights, heads=made.heads)
@@ -247,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", choices=DATASETS, help="dataset that the network is trained on first")
     parser.add_argument("--model", metavar="MODEL", help="in place of --source: what nnneuro_models finetune takes")
     parser.add_argument("--target", choices=DATASETS, required=True, help="dataset that both arms are trained on")
+    parser.add_argument("--spacing", type=parse_spacing, metavar="Z,Y,X",
+                        help="of both arms, in place of the network's; that of the target's images keeps their voxels")
     parser.add_argument("--trainers", nargs="+", metavar="NAME", default=[TUNING], help=f"for fine-tuning (default: {TUNING})")
     parser.add_argument("--shares", type=int, nargs="+", default=list(SHARES), metavar="PERCENT", help="default: 5 10 20 50 100")
     parser.add_argument("--folds", type=int, nargs="+", default=[0], help="of the target (default: 0)")

@@ -51,8 +51,10 @@ def _program(programs: Path, name: str) -> str:
 
 
 def _worth_showing(line: str) -> str | None:
-    """Of nnU-Net's long output, the lines that show progress."""
+    """Of nnU-Net's long output, the lines that show progress; of this plugin's, also its notes and the plain commands it runs."""
     line = line.rsplit("\r", 1)[-1].strip()
+    if line.startswith(("$ ", "Note: ")):
+        return line
     marks = ("Epoch ", "Pseudo dice", "Mean Validation Dice", "predicting ", "Predicting ", "mean  ", "pooled")
     shown = next((line[line.index(mark):] for mark in marks if mark in line), None)
     return shown if shown and len(shown) < 200 else None

@@ -1,4 +1,6 @@
-"""The main road on the sample data: convert, plan, train, find the best configuration, predict, evaluate.
+"""The main road on the sample data: convert, train, find the best configuration, predict, evaluate.
+
+Training starts from the shipped axon model, or, on request, from plans of its own and random weights with axial attention.
 
 Every step is one plain command, printed before it runs. What is done stays done: a step is repeated only if its command or the
 dataset changed, and a training that was interrupted goes on from its last checkpoint.
@@ -21,8 +23,7 @@ from nnunet_neuro.raw_formats import write_json
 
 DATASET_ID = 701
 DATASET = "Dataset701_Axons"
-TRAINER = "nnUNetTrainerAxialAttention"
-PLANNER, PLANS = "nnUNetPlannerSmall", "nnUNetPlansSmall"
+MODEL = "ls_axons"
 CONFIGURATION = "3d_fullres"
 FOLDS = ("0", "1")
 SPACING = "3,3.25,3.25"
@@ -37,7 +38,8 @@ class Step:
         command: program and arguments.
         makes: files that are there when it is done.
         environment: variables that only this command wants.
-        resume: files of which one, if there, lets the command continue with `--c`.
+        resume: files of which one, if there, lets the command continue.
+        continues: arguments that it then wants.
         always: run it in any case; it finds out itself what is to be done.
         clear: a folder of an older dataset's results that would be in the way; removed before the command runs, except to resume.
     """
@@ -47,47 +49,56 @@ class Step:
     makes: tuple[Path, ...]
     environment: tuple[tuple[str, str], ...] = ()
     resume: tuple[Path, ...] = ()
+    continues: tuple[str, ...] = ()
     always: bool = False
     clear: Path | None = None
 
 
-def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int) -> list[Step]:
+@dataclass(frozen=True)
+class Road:
+    """How the folds are trained.
+
+    Attributes:
+        trainer, plans: names, as nnU-Net's commands want them.
+        epochs: of each fold, where the user does not say.
+    """
+
+    trainer: str
+    plans: str
+    epochs: int
+
+
+FINE_TUNED = Road("nnUNetTrainerFineTune", "nnUNetPlansZooFromLsAxons", 4)
+FROM_SCRATCH = Road("nnUNetTrainerAxialAttention", "nnUNetPlansSmall", 14)
+
+
+def quickstart_steps(folder: Path, *, device: str, epochs: int | None, iterations: int, from_scratch: bool = False) -> list[Step]:
     """The commands from raw cubes to the report.
 
     Args:
         folder: where everything is put.
         device: nnU-Net's `-device`: cuda, mps or cpu.
-        epochs: training length of each fold.
+        epochs: training length of each fold; None for that of the road.
         iterations: iterations per epoch.
+        from_scratch: plan and train from random weights with axial attention, in place of the shipped axon model.
     """
     sample = Path(__file__).parent / "sample_data" / "axons"
+    road = FROM_SCRATCH if from_scratch else FINE_TUNED
     raw = folder / "raw" / DATASET
-    model = folder / "results" / DATASET / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+    model = folder / "results" / DATASET / f"{road.trainer}__{road.plans}__{CONFIGURATION}"
     predictions, report = folder / "predictions", folder / "report"
-    length = (("NNNEURO_EPOCHS", str(epochs)), ("NNNEURO_ITERATIONS", str(iterations)), ("NNNEURO_VAL_ITERATIONS", "4"))
+    length = (("NNNEURO_EPOCHS", str(epochs or road.epochs)), ("NNNEURO_ITERATIONS", str(iterations)), ("NNNEURO_VAL_ITERATIONS", "4"))
     if device == "cpu":  # on two cores a second augmentation worker slows the network: an epoch took 16.5 s, not 14.3
         length += (("nnUNet_n_proc_DA", "1"),)
-    chosen = ("-tr", TRAINER, "-p", PLANS)
+    chosen = ("-tr", road.trainer, "-p", road.plans)
     predicted = [f"{path.parents[2].name}_val_{path.stem[-3:]}.tif" for path in sorted(sample.glob("*/val/volumes/*.tiff"))]
-
-    def train(fold: str) -> Step:
-        fold_folder = model / f"fold_{fold}"
-        return Step(f"Train fold {fold} with axial attention",
-                    ("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, fold, *chosen, "-device", device),
-                    (fold_folder / "checkpoint_final.pth", fold_folder / "validation" / "summary.json"),
-                    # nnU-Net keeps the latest while it trains and the final one while it validates
-                    environment=length, resume=(fold_folder / "checkpoint_latest.pth", fold_folder / "checkpoint_final.pth"),
-                    clear=fold_folder)
+    training = _from_scratch(folder, model, device, length) if from_scratch else _fine_tuned(model, device, length)
 
     return [
         Step("Convert the axon cubes of two brains into an nnU-Net dataset",
              ("nnneuro_convert", "axon", f"trailmap={sample / 'trailmap'}", f"dlmbmap={sample / 'dlmbmap'}", "--spacing", SPACING,
               "-d", str(DATASET_ID)), (raw / "dataset.json",), always=True),
-        Step("Plan a small network and preprocess",
-             ("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-pl", PLANNER, "-c", CONFIGURATION,
-              "--verify_dataset_integrity", "-npfp", "2", "-np", "2"),
-             (folder / "preprocessed" / DATASET / f"{PLANS}.json",), clear=folder / "preprocessed" / DATASET),
-        *(train(fold) for fold in FOLDS),
+        *training,
         Step("Find the best configuration and its postprocessing",
              ("nnUNetv2_find_best_configuration", str(DATASET_ID), "-c", CONFIGURATION, "-f", *FOLDS, *chosen,
               "--disable_ensembling", "-np", "2"), (folder / "results" / DATASET / "inference_information.json",)),
@@ -102,15 +113,45 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int, iterations: int)
     ]
 
 
-def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
+def _from_scratch(folder: Path, model: Path, device: str, length: tuple[tuple[str, str], ...]) -> list[Step]:
+    preprocessed = folder / "preprocessed" / DATASET
+    plan = Step("Plan a small network and preprocess",
+                ("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-pl", "nnUNetPlannerSmall", "-c", CONFIGURATION,
+                 "--verify_dataset_integrity", "-npfp", "2", "-np", "2"), (preprocessed / f"{FROM_SCRATCH.plans}.json",),
+                clear=preprocessed)
+
+    def train(fold: str) -> Step:
+        command = ("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, fold, "-tr", FROM_SCRATCH.trainer, "-p", FROM_SCRATCH.plans,
+                   "-device", device)
+        return _training(f"Train fold {fold} with axial attention", command, model / f"fold_{fold}", length, continues=("--c",))
+
+    return [plan, *map(train, FOLDS)]
+
+
+def _fine_tuned(model: Path, device: str, length: tuple[tuple[str, str], ...]) -> list[Step]:
+    epochs = dict(length)["NNNEURO_EPOCHS"]
+
+    def train(fold: str) -> Step:
+        command = ("nnneuro_models", "finetune", MODEL, "-d", str(DATASET_ID), "-f", fold, "--epochs", epochs, "-device", device)
+        return _training(f"Fine-tune the shipped axon model, fold {fold}", command, model / f"fold_{fold}", length[1:])
+
+    return [train(fold) for fold in FOLDS]
+
+
+def _training(title: str, command: tuple[str, ...], fold: Path, length: tuple[tuple[str, str], ...], continues: tuple[str, ...] = ()
+              ) -> Step:
+    # nnU-Net keeps the latest while it trains and the final one while it validates
+    return Step(title, command, (fold / "checkpoint_final.pth", fold / "validation" / "summary.json"), environment=length,
+                resume=(fold / "checkpoint_latest.pth", fold / "checkpoint_final.pth"), continues=continues, clear=fold)
+
+
+def run_quickstart(folder: Path, *, device: str, epochs: int | None, iterations: int, from_scratch: bool = False,
                    say: Callable[[str], None] = lambda line: print(line, flush=True)) -> Path:
     """Run every step that is not done yet.
 
     Args:
         folder: where everything is put; the same folder continues.
-        device: nnU-Net's `-device`.
-        epochs: training length of each fold.
-        iterations: iterations per epoch.
+        device, epochs, iterations, from_scratch: as for `quickstart_steps`.
         say: takes each line for the user.
 
     Returns:
@@ -120,7 +161,7 @@ def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
         ValueError: a step failed; the message says which and where its output is.
     """
     folder = folder.resolve()
-    steps = quickstart_steps(folder, device=device, epochs=epochs, iterations=iterations)
+    steps = quickstart_steps(folder, device=device, epochs=epochs, iterations=iterations, from_scratch=from_scratch)
     variables = _environment(folder)
     for name, value in variables.items():
         say(f"export {name}={shlex.quote(value)}")
@@ -137,7 +178,7 @@ def run_quickstart(folder: Path, *, device: str, epochs: int, iterations: int,
             continue
         command = step.command
         if any(path.is_file() for path in step.resume) and done.get(_begun(step)) == key:
-            command = (*command, "--c")
+            command = (*command, *step.continues)
         elif step.clear is not None:
             shutil.rmtree(step.clear, ignore_errors=True)
         say(f"  $ {_printed(step, command)}")

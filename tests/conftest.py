@@ -52,3 +52,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which this checkout does not have")
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory) -> dict[str, Path]:
+    """Trained models: of one channel, of two, in 2D, and of regions."""
+    from tests.tiny_models import REGIONS, tiny_model  # nnU-Net reads the environment when it is imported
+
+    root = tmp_path_factory.mktemp("models")
+    return {"one": tiny_model(root / "one"), "two": tiny_model(root / "two", channels=2), "flat": tiny_model(root / "flat", patch=(32, 24)),
+            "regions": tiny_model(root / "regions", labels=REGIONS)}

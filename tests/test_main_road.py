@@ -15,18 +15,33 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def quickstart(folder: Path) -> subprocess.CompletedProcess:
+SCRATCH = ("nnUNetTrainerAxialAttention", "nnUNetPlansSmall")
+FINE_TUNED = ("nnUNetTrainerFineTune", "nnUNetPlansZooFromLsAxons")
+
+
+def quickstart(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", "import sys; from nnunet_neuro.commands.quickstart import main; sys.exit(main())",
-                           str(folder), "--epochs", "1", "--iterations", "2"], capture_output=True, text=True, timeout=1500,
+                           str(folder), "--epochs", "1", "--iterations", "2", *options], capture_output=True, text=True, timeout=1500,
                           env={**os.environ, "NNNEURO_AUTOLOAD": "1"})
+
+
+def commands_of(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [line.split("$ ")[1] for line in done.stdout.splitlines() if line.startswith("  $ ")]
+
+
+def test_quickstart_from_scratch_ends_with_a_report_and_a_model_that_predicts_elsewhere(tmp_path):
+    folder = tmp_path / "road"
+    assert len(commands_of(quickstart(folder, "--from-scratch"))) == 7
+    assert "trailmap_val_005" in (folder / "report/scores.json").read_text()
+    _exported_model_predicts_elsewhere(folder, tmp_path)
 
 
 def test_quickstart_ends_with_a_report_and_a_second_run_trains_nothing(tmp_path):
     folder = tmp_path / "road"
     done = quickstart(folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    commands = [line.split("$ ")[1] for line in done.stdout.splitlines() if line.startswith("  $ ")]
-    assert len(commands) == 7
+    assert len(commands_of(done)) == 6
+    assert "the model has seen 4 of the 6 cases in training" in done.stdout
     report = Path(re.search(r"^Report: (.*)$", done.stdout, re.M).group(1))
     page = report.read_text()
     assert page.count("data:image/png;base64,") >= 3  # a case and the training curve of each fold
@@ -34,13 +49,12 @@ def test_quickstart_ends_with_a_report_and_a_second_run_trains_nothing(tmp_path)
     scores = json.loads((report.parent / "scores.json").read_text())
     assert "trailmap_val_005" in json.dumps(scores)
 
-    folds = [folder / f"results/Dataset701_Axons/nnUNetTrainerAxialAttention__nnUNetPlansSmall__3d_fullres/fold_{i}" for i in (0, 1)]
+    folds = [folder / f"results/Dataset701_Axons/{'__'.join(FINE_TUNED)}__3d_fullres/fold_{i}" for i in (0, 1)]
     before = [(fold / "checkpoint_final.pth").stat().st_mtime_ns for fold in folds]
     again = quickstart(folder)
     assert again.returncode == 0, again.stdout[-3000:]
-    assert again.stdout.count("done already") == 6
+    assert again.stdout.count("done already") == 5
     assert before == [(fold / "checkpoint_final.pth").stat().st_mtime_ns for fold in folds]
-    _exported_model_predicts_elsewhere(folder, tmp_path)
     _opens_in_a_browser(report, tmp_path)
 
 
@@ -51,7 +65,7 @@ def _exported_model_predicts_elsewhere(road: Path, tmp_path: Path) -> None:
     for path in there.values():
         Path(path).mkdir(parents=True)
     archive, out = tmp_path / "model.zip", tmp_path / "predicted"
-    chosen = ["-c", "3d_fullres", "-f", "0", "1", "-tr", "nnUNetTrainerAxialAttention", "-p", "nnUNetPlansSmall"]
+    chosen = ["-c", "3d_fullres", "-f", "0", "1", "-tr", SCRATCH[0], "-p", SCRATCH[1]]
     images = road / "raw/Dataset701_Axons/imagesTs"
     for variables, command in (
         (here, ["nnUNetv2_export_model_to_zip", "-d", "701", "-o", str(archive), *chosen]),

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_neuro.commands import model_commands
@@ -93,6 +95,21 @@ def test_checkpoints_hold_what_predicts_and_nothing_else(name):
         weights = content["network_weights"].values()
         assert all(value.device.type == "cpu" for value in weights)
         assert path.stat().st_size < 20e6 or all(value.dtype == torch.float16 for value in weights if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", SHIPS)
+def test_plain_nnunet_trains_on_from_it(name, capsys):
+    """What `nnUNetv2_train -pretrained_weights CHECKPOINT` does to the network of the same plans, with deep supervision."""
+    entry = SHIPS[name]
+    channels, labels = (len(json.loads((entry.folder / "dataset.json").read_text())[key]) for key in ("channel_names", "labels"))
+    wanted = plans_of(entry).get_configuration(entry.model.split("__")[2])
+    for path in checkpoints(entry):
+        network = nnUNetTrainer.build_network_architecture(
+            wanted.network_arch_class_name, wanted.network_arch_init_kwargs, wanted.network_arch_init_kwargs_req_import, channels, labels, True)
+        load_pretrained_weights(network, path)
+        trained = load_checkpoint(path)["network_weights"]
+        loaded = {key: value for key, value in network.state_dict().items() if ".seg_layers." not in key}
+        assert loaded and all(torch.equal(value, trained[key].float()) for key, value in loaded.items())
 
 
 @pytest.mark.parametrize("name", LISTED)

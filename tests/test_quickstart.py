@@ -42,7 +42,7 @@ def road(tmp_path, monkeypatch):
                            f"p.write_text({self.version!r})")
             return [Step("convert", (sys.executable, *write), (dataset,), always=True),
                     Step("train", command("t", self.folder / "train", self.fail), (self.folder / "train",), (("LENGTH", "5"),),
-                         resume=(self.folder / "half",)),
+                         resume=(self.folder / "half",), continues=("--c",)),
                     Step("predict", command("p", self.folder / "predict"), (self.folder / "predict",))]
 
         def run(self):
@@ -98,12 +98,13 @@ def test_every_step_prints_a_command_that_can_be_copied(road):
     assert any(line.startswith("export nnUNet_raw=") for line in road.said)
 
 
-def test_steps_are_nnunets_own_commands(tmp_path):
-    steps = quickstart_steps(tmp_path, device="cuda", epochs=3, iterations=4)
+@pytest.mark.parametrize("from_scratch, trainings", [(False, ["nnneuro_models"] * 2),
+                                                     (True, ["nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_train"])])
+def test_steps_are_plain_commands(tmp_path, from_scratch, trainings):
+    steps = quickstart_steps(tmp_path, device="cuda", epochs=3, iterations=4, from_scratch=from_scratch)
     programs = [step.command[0] for step in steps]
-    assert programs == ["nnneuro_convert", "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_train",
-                        "nnUNetv2_find_best_configuration", "nnUNetv2_predict", "nnneuro_evaluate"]
-    assert all("cuda" in step.command for step in steps if step.command[0] in ("nnUNetv2_train", "nnUNetv2_predict"))
+    assert programs == ["nnneuro_convert", *trainings, "nnUNetv2_find_best_configuration", "nnUNetv2_predict", "nnneuro_evaluate"]
+    assert all("cuda" in step.command for step in steps if step.command[0] in ("nnUNetv2_train", "nnneuro_models", "nnUNetv2_predict"))
     for step in steps:
         assert shlex.split(shlex.join(step.command)) == list(step.command)
         assert all(isinstance(path, Path) and path.is_relative_to(tmp_path) for path in step.makes)

@@ -27,6 +27,7 @@ from nnunet_neuro.models.fitted_weights import (
     write_fitted_weights,
 )
 from nnunet_neuro.models.pretrained import PretrainedModel
+from nnunet_neuro.models.seen_images import seen_cases
 from nnunet_neuro.models.transfer import layer_table, use_of
 from nnunet_neuro.models.transferred_plans import fitted_plans
 from nnunet_neuro.plain_commands import run_command
@@ -153,6 +154,11 @@ def prepare_finetuning(model: PretrainedModel, wanted: FineTuning, *, say: Say) 
     for folder in (work / "logs", preprocessed):
         folder.mkdir(parents=True, exist_ok=True)
 
+    seen, of = seen_cases(model.seen, dataset_json)
+    if seen:
+        named = ", ".join([*seen[:5], *(["..."] if seen[5:] else [])])
+        say(f"Note: the model has seen {len(seen)} of the {of} cases in training ({named}). Their validation says little about images that "
+            f"it has not seen; measure on others.")
     say("\nPlans")
     _copy_descriptions(raw, preprocessed, say=say)
     state.set("plans", plans_digest)

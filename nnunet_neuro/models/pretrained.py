@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_neuro.models.catalogue import find
+from nnunet_neuro.models.seen_images import seen_images
 from nnunet_neuro.models.transfer import Use, use_of
 from nnunet_neuro.models.transferred_plans import with_trained_network
 from nnunet_neuro.predict.checkpoints import load_checkpoint
@@ -52,6 +53,11 @@ class PretrainedModel:
             while block := stream.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
+
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """Images that it was trained on, as `seen_images` names them."""
+        return seen_images(self.dataset_json, [self.file.parent])
 
     def checked_configuration(self, wanted: str | None) -> str:
         """The configuration to train: the trained one, or another one of its plans with as many axes.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_neuro.models.model_folder import check_model, hashes_of
+from nnunet_neuro.models.seen_images import SEEN, seen_images
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,8 @@ def strip_checkpoint(source: str | Path, out: str | Path, folds: Sequence[int | 
                      ) -> dict[str, str]:
     """Make a folder to ship from a trained model: no optimizer state, no log, no paths, 16 bits, nnU-Net's own trainer.
 
-    Weights that several names share are stored once. The network must be the one that the plans describe: one that a trainer builds by
+    Weights that several names share are stored once. Of the training images only hashes remain, by which fine-tuning tells a user who has
+    them again. The network must be the one that the plans describe: one that a trainer builds by
     itself needs plans that name it before it can ship. A number that 16 bits cannot hold keeps its weights in 32.
 
     Args:
@@ -56,7 +58,8 @@ def strip_checkpoint(source: str | Path, out: str | Path, folds: Sequence[int | 
     partial.mkdir(parents=True)
     try:
         plans, dataset_json = (json.loads((source / name).read_text(encoding="utf-8")) for name in ("plans.json", "dataset.json"))
-        dataset_json = {name: value for name, value in dataset_json.items() if name not in _PRIVATE}
+        seen = sorted(seen_images(dataset_json, [source / f"fold_{fold}" for fold in folds]))
+        dataset_json = {name: value for name, value in dataset_json.items() if name not in _PRIVATE} | ({SEEN: seen} if seen else {})
         for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
             (partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         for fold in folds:
