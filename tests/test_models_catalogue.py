@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_neuro.commands import model_commands
@@ -101,11 +101,12 @@ def test_checkpoints_hold_what_predicts_and_nothing_else(name):
 def test_plain_nnunet_trains_on_from_it(name, capsys):
     """What `nnUNetv2_train -pretrained_weights CHECKPOINT` does to the network of the same plans, with deep supervision."""
     entry = SHIPS[name]
-    channels, labels = (len(json.loads((entry.folder / "dataset.json").read_text())[key]) for key in ("channel_names", "labels"))
+    described = json.loads((entry.folder / "dataset.json").read_text())
     wanted = plans_of(entry).get_configuration(entry.model.split("__")[2])
     for path in checkpoints(entry):
-        network = nnUNetTrainer.build_network_architecture(
-            wanted.network_arch_class_name, wanted.network_arch_init_kwargs, wanted.network_arch_init_kwargs_req_import, channels, labels, True)
+        network = get_network_from_plans(
+            wanted.network_arch_class_name, wanted.network_arch_init_kwargs, wanted.network_arch_init_kwargs_req_import,
+            len(described["channel_names"]), len(described["labels"].keys() - {"ignore"}), deep_supervision=True)
         load_pretrained_weights(network, path)
         trained = load_checkpoint(path)["network_weights"]
         loaded = {key: value for key, value in network.state_dict().items() if ".seg_layers." not in key}
