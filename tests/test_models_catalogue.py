@@ -97,6 +97,19 @@ def test_checkpoints_hold_what_predicts_and_nothing_else(name):
         assert path.stat().st_size < 20e6 or all(value.dtype == torch.float16 for value in weights if value.is_floating_point())
 
 
+def readme_row(entry: ModelEntry) -> str:
+    scores = [score for score in entry.scores if score.measure == "Dice"]
+    ours = ", ".join(f"{score.label} {score.value:.3f} [{score.interval[0]:.3f}, {score.interval[1]:.3f}]" for score in scores)
+    stock = ", ".join(f"{score.stock:.3f}" for score in scores if score.stock is not None)
+    return (f"| `{entry.name}` | {entry.summary} | {entry.held_out} | {ours} | {stock or 'the same'} | "
+            f"{entry.licence}, {entry.bytes / 1e6:.1f} MB |")
+
+
+@pytest.mark.parametrize("name", SHIPS)
+def test_the_readme_shows_the_scores_of_the_card(name):
+    assert readme_row(SHIPS[name]) in (SHIPPED.parents[2] / "README.md").read_text().splitlines()
+
+
 @pytest.mark.parametrize("name", SHIPS)
 def test_plain_nnunet_trains_on_from_it(name, capsys):
     """What `nnUNetv2_train -pretrained_weights CHECKPOINT` does to the network of the same plans, with deep supervision."""
