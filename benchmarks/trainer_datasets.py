@@ -72,6 +72,16 @@ DATASETS = {
     "mri_msd_hippocampus": RealDataset(
         "mri_msd_hippocampus", ("thalamus", "{source}", "--layout", "T1=imagesTr/{{subject}}.nii.gz", "--mask",
                                 "labelsTr/{{subject}}.nii.gz", "--labels", "1=anterior,2=posterior"), "3d_fullres", "subjects"),
+    # what the shipped models ls_axons and em_axon_myelin have not seen: a slab, and an animal
+    "held_out_axons": RealDataset(
+        "", ("volumes", "--image", "{source}/trailmap/val/volumes/volume-{{case}}.tiff",
+             "--label", "{source}/trailmap/val/Fine-label/label-{{case}}.tiff", "--labels", "0=ignore,1=background,2=axon,4=ignore",
+             "--spacing", "3,3.25,3.25", "--groups-per-volume", "2", "--gap", "8"),
+        "3d_fullres", "halves of one volume, 8 voxels between them"),
+    "held_out_sem": RealDataset(
+        "em_axondeepseg_sem", ("volumes", "--image", "{source}/images/sub-rat3_sample-{{case}}_SEM.png",
+                               "--label", "{source}/labels/sub-rat3_sample-{{case}}_SEM.png", "--labels", "1=myelin,2=axon"),
+        "2d", "images of one animal"),
 }
 
 
@@ -81,17 +91,18 @@ def find_sources(folders: list[Path]) -> dict[str, Path]:
     Raises:
         FileNotFoundError: a folder is missing or holds none.
     """
-    sources = {"sample_axons": SAMPLE}
+    sources = {name: SAMPLE for name, dataset in DATASETS.items() if not dataset.folder}
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}; expected one with any of {', '.join(list(DATASETS)[1:])} in it")
-        found = {name: place for name, dataset in DATASETS.items() if dataset.folder and (place := _place(folder, name, dataset)).is_dir()}
+        found = {name: place for name, dataset in DATASETS.items() if dataset.folder and (place := _place(folder, dataset)).is_dir()}
         if not found:
             raise FileNotFoundError(f"{folder} holds none of the known datasets; expected any of {', '.join(list(DATASETS)[1:])} in it")
         sources |= found
     return sources
 
 
-def _place(folder: Path, name: str, dataset: RealDataset) -> Path:
+def _place(folder: Path, dataset: RealDataset) -> Path:
+    name = Path(dataset.folder).parts[0]
     inside = Path(dataset.folder).relative_to(name)  # "." or a folder of the dataset
     return folder / inside if folder.name == name else folder / name / inside
