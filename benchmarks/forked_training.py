@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -24,7 +25,10 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # the other check starts CUDA, which a fork does not survive
     os.environ.setdefault("nnUNet_compile", "f")
     import_everything()
-    return 1 if run_forked(tasks, parallel=int(argv[1])) else 0
+    parallel = int(argv[1])
+    # on the CPU nnU-Net gives every training all of them
+    multiprocessing.cpu_count = partial(max, 1, multiprocessing.cpu_count() // parallel)
+    return 1 if run_forked(tasks, parallel=parallel) else 0
 
 
 def import_everything() -> None:

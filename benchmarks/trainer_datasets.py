@@ -48,6 +48,18 @@ def halves_along_z(folder: Path, working: Path) -> Path:
     return working
 
 
+def halves_along_x(folder: Path, working: Path) -> Path:
+    """The held-out slab of light-sheet axons as two volumes of the shape of the training cubes, with eight voxels left out between them."""
+    import tifffile
+
+    slab = folder / "trailmap" / "val"
+    for kind, source in (("images", slab / "volumes" / "volume-005.tiff"), ("labels", slab / "Fine-label" / "label-005.tiff")):
+        (working / kind).mkdir(parents=True, exist_ok=True)
+        for name, columns in (("left", slice(0, 56)), ("right", slice(64, None))):
+            tifffile.imwrite(working / kind / f"{name}.tif", tifffile.imread(source)[:, :, columns])
+    return working
+
+
 DATASETS = {
     "sample_axons": RealDataset(
         "", ("axon", "trailmap={source}/trailmap", "dlmbmap={source}/dlmbmap", "--spacing", "3,3.25,3.25"), "3d_fullres",
@@ -74,10 +86,9 @@ DATASETS = {
                                 "labelsTr/{{subject}}.nii.gz", "--labels", "1=anterior,2=posterior"), "3d_fullres", "subjects"),
     # what the shipped models ls_axons and em_axon_myelin have not seen: a slab, and an animal
     "held_out_axons": RealDataset(
-        "", ("volumes", "--image", "{source}/trailmap/val/volumes/volume-{{case}}.tiff",
-             "--label", "{source}/trailmap/val/Fine-label/label-{{case}}.tiff", "--labels", "0=ignore,1=background,2=axon,4=ignore",
-             "--spacing", "3,3.25,3.25", "--groups-per-volume", "2", "--gap", "8"),
-        "3d_fullres", "halves of one volume, 8 voxels between them"),
+        "", ("volumes", "--image", "{source}/images/{{case}}.tif", "--label", "{source}/labels/{{case}}.tif",
+             "--labels", "0=ignore,1=background,2=axon,4=ignore", "--spacing", "3,3.25,3.25"),
+        "3d_fullres", "halves of one volume, 8 voxels between them", halves_along_x),
     "held_out_sem": RealDataset(
         "em_axondeepseg_sem", ("volumes", "--image", "{source}/images/sub-rat3_sample-{{case}}_SEM.png",
                                "--label", "{source}/labels/sub-rat3_sample-{{case}}_SEM.png", "--labels", "1=myelin,2=axon"),
