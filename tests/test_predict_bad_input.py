@@ -157,6 +157,12 @@ def test_what_is_made_beside_the_output_may_be_the_input(tmp_path, zarr_brain, c
     assert names_in(tmp_path) == ["out.tif.work.zarr", "plane.png"]
 
 
+@pytest.mark.parametrize("name", ["labels.png", "labels.h5", "labels.nrrd"])
+def test_a_name_that_promises_another_format(tmp_path, brain, name, capsys):
+    assert f"{name} cannot be written; end the output in .zarr, .tif" in refused(capsys, brain, tmp_path / "out" / name, model())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["out.zarr", "out.tif", "slices"])
 def test_what_is_in_the_outputs_place_is_kept(tmp_path, brain, name, capsys):
     options = ("--format", "tiff-slices") if name == "slices" else ()

@@ -48,10 +48,18 @@ def _how(options: argparse.Namespace) -> PredictOptions:
 
 
 def _kind(options: argparse.Namespace) -> str | None:
-    """Format of the export; None for OME-Zarr itself."""
+    """Format of the export; None for OME-Zarr itself.
+
+    Raises:
+        ValueError: the name ends as files do that are read here and not written.
+    """
+    from nnunet_neuro.volumes import HDF5_SUFFIXES, IMAGE_SUFFIXES, NRRD_SUFFIXES
+
     if options.format:
         return None if options.format == "ome-zarr" else options.format
     name = options.output.name.lower()
+    if name.endswith((*IMAGE_SUFFIXES, *NRRD_SUFFIXES, *HDF5_SUFFIXES, ".npy", ".mgh", ".mgz")):
+        raise ValueError(f"{options.output} cannot be written; end the output in .zarr, {', '.join(KINDS)}, or name a --format")
     return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
 
 
