@@ -3,7 +3,8 @@
     python benchmarks/finetuning.py --data /data/real --source ls_trailmap_axons --target ls_dlmbmap_axons --epochs 100 --iterations 50 \\
         --folds 0 1 2 --seeds 0 1 2 --device cuda --parallel 8
     python benchmarks/finetuning.py --data /data/real --source ls_dlmbmap_axons --target ls_trailmap_axons ...     # the other way round
-    python benchmarks/finetuning.py --data /data/real --target ls_dlmbmap_axons --model mri_hippocampus ...        # from a given model
+    python benchmarks/finetuning.py --target held_out_axons --model ls_axons --epochs 20 --iterations 10 --val-iterations 2 \\
+        --device cpu --parallel 2                                              # from a shipped model, on what it has not seen
 
 A network is trained on all cases of the source dataset, or --model names one that is. Its plans are transferred to the target dataset as
 `nnneuro_models finetune` does, and both arms train with these plans on the same folds: nnU-Net's default trainer from random weights

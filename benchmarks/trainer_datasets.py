@@ -103,12 +103,13 @@ def find_sources(folders: list[Path]) -> dict[str, Path]:
         FileNotFoundError: a folder is missing or holds none.
     """
     sources = {name: SAMPLE for name, dataset in DATASETS.items() if not dataset.folder}
+    others = ", ".join(name for name in DATASETS if name not in sources)
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}; expected one with any of {', '.join(list(DATASETS)[1:])} in it")
+            raise FileNotFoundError(f"no folder {folder}; expected one with any of {others} in it")
         found = {name: place for name, dataset in DATASETS.items() if dataset.folder and (place := _place(folder, dataset)).is_dir()}
         if not found:
-            raise FileNotFoundError(f"{folder} holds none of the known datasets; expected any of {', '.join(list(DATASETS)[1:])} in it")
+            raise FileNotFoundError(f"{folder} holds none of the known datasets; expected any of {others} in it")
         sources |= found
     return sources
 

@@ -87,12 +87,13 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int | None, iteration
     raw = folder / "raw" / DATASET
     model = folder / "results" / DATASET / f"{road.trainer}__{road.plans}__{CONFIGURATION}"
     predictions, report = folder / "predictions", folder / "report"
-    length = (("NNNEURO_EPOCHS", str(epochs or road.epochs)), ("NNNEURO_ITERATIONS", str(iterations)), ("NNNEURO_VAL_ITERATIONS", "4"))
+    epochs = epochs or road.epochs
+    length = (("NNNEURO_ITERATIONS", str(iterations)), ("NNNEURO_VAL_ITERATIONS", "4"))
     if device == "cpu":  # on two cores a second augmentation worker slows the network: an epoch took 16.5 s, not 14.3
         length += (("nnUNet_n_proc_DA", "1"),)
     chosen = ("-tr", road.trainer, "-p", road.plans)
     predicted = [f"{path.parents[2].name}_val_{path.stem[-3:]}.tif" for path in sorted(sample.glob("*/val/volumes/*.tiff"))]
-    training = _from_scratch(folder, model, device, length) if from_scratch else _fine_tuned(model, device, length)
+    training = _from_scratch(folder, model, device, epochs, length) if from_scratch else _fine_tuned(model, device, epochs, length)
 
     return [
         Step("Convert the axon cubes of two brains into an nnU-Net dataset",
@@ -113,8 +114,9 @@ def quickstart_steps(folder: Path, *, device: str, epochs: int | None, iteration
     ]
 
 
-def _from_scratch(folder: Path, model: Path, device: str, length: tuple[tuple[str, str], ...]) -> list[Step]:
+def _from_scratch(folder: Path, model: Path, device: str, epochs: int, length: tuple[tuple[str, str], ...]) -> list[Step]:
     preprocessed = folder / "preprocessed" / DATASET
+    length = (("NNNEURO_EPOCHS", str(epochs)), *length)
     plan = Step("Plan a small network and preprocess",
                 ("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-pl", "nnUNetPlannerSmall", "-c", CONFIGURATION,
                  "--verify_dataset_integrity", "-npfp", "2", "-np", "2"), (preprocessed / f"{FROM_SCRATCH.plans}.json",),
@@ -128,12 +130,10 @@ def _from_scratch(folder: Path, model: Path, device: str, length: tuple[tuple[st
     return [plan, *map(train, FOLDS)]
 
 
-def _fine_tuned(model: Path, device: str, length: tuple[tuple[str, str], ...]) -> list[Step]:
-    epochs = dict(length)["NNNEURO_EPOCHS"]
-
+def _fine_tuned(model: Path, device: str, epochs: int, length: tuple[tuple[str, str], ...]) -> list[Step]:
     def train(fold: str) -> Step:
-        command = ("nnneuro_models", "finetune", MODEL, "-d", str(DATASET_ID), "-f", fold, "--epochs", epochs, "-device", device)
-        return _training(f"Fine-tune the shipped axon model, fold {fold}", command, model / f"fold_{fold}", length[1:])
+        command = ("nnneuro_models", "finetune", MODEL, "-d", str(DATASET_ID), "-f", fold, "--epochs", str(epochs), "-device", device)
+        return _training(f"Fine-tune the shipped axon model, fold {fold}", command, model / f"fold_{fold}", length)
 
     return [train(fold) for fold in FOLDS]
 

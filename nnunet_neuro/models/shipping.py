@@ -26,9 +26,9 @@ def strip_checkpoint(source: str | Path, out: str | Path, folds: Sequence[int | 
                      ) -> dict[str, str]:
     """Make a folder to ship from a trained model: no optimizer state, no log, no paths, 16 bits, nnU-Net's own trainer.
 
-    Weights that several names share are stored once. Of the training images only hashes remain, by which fine-tuning tells a user who has
-    them again. The network must be the one that the plans describe: one that a trainer builds by
-    itself needs plans that name it before it can ship. A number that 16 bits cannot hold keeps its weights in 32.
+    Weights that several names share are stored once. Of the training images only hashes remain, so that fine-tuning can tell which cases
+    the model has seen. The network must be the one that the plans describe: one that a trainer builds by itself needs plans that name it
+    before it can ship. A number that 16 bits cannot hold keeps its weights in 32.
 
     Args:
         source: `Dataset.../TRAINER__PLANS__CONFIGURATION`, with the folds in it.
